@@ -1,0 +1,1 @@
+"""What every service needs: messages, subjects, the bus, options, errors, lifecycle, telemetry. No torch."""

@@ -1,0 +1,154 @@
+"""The bus over NATS core, by nats-py."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from services.common.bus.base import (
+    BusError,
+    Handler,
+    Message,
+    NoResponders,
+    PayloadTooLarge,
+    RequestTimeout,
+    Subscription,
+)
+
+log = logging.getLogger(__name__)
+
+# What is published while the connection is down, in bytes. Beyond it messages are lost, as the promises allow.
+PENDING_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NatsSettings:
+    url: str = "nats://127.0.0.1:4222"  # several, comma-separated
+    user: str = ""
+    password: str = ""
+    token: str = ""
+    tls_ca: str = ""  # files in PEM
+    tls_cert: str = ""
+    tls_key: str = ""
+    ping_interval_s: float = 1.0  # with two unanswered pings a stopped server is left
+    connect_timeout_s: float = 10.0
+
+
+class NatsBus:
+    """One connection to NATS; reconnects for ever. Made by ``connect``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, settings: NatsSettings, name: str) -> NatsBus:
+        """Raises BusError when no server answers within ``connect_timeout_s``."""
+        client = Client()
+        try:
+            # With reconnection without end, connect itself goes on trying; the limit is ours.
+            await asyncio.wait_for(
+                client.connect(**_connect_options(settings, name)), settings.connect_timeout_s
+            )
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            raise BusError(
+                f"NATS at {settings.url} cannot be reached: {error or type(error).__name__}"
+            ) from error
+        return cls(client)
+
+    @property
+    def max_payload(self) -> int:
+        return self._client.max_payload
+
+    @property
+    def is_connected(self) -> bool:
+        return self._client.is_connected
+
+    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        self._check_size(data)
+        try:
+            await self._client.publish(subject, data, reply=reply)
+        except nats.errors.OutboundBufferLimitError:
+            log.warning("NATS is away and the buffer is full: a message on %s is lost", subject)
+        except nats.errors.ConnectionClosedError:
+            log.debug("published on %s after the bus was closed", subject)
+
+    async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        self._check_size(data)
+        try:
+            return (await self._client.request(subject, data, timeout=timeout_s)).data
+        except nats.errors.NoRespondersError:
+            raise NoResponders(f"nobody listens on {subject}") from None
+        except (nats.errors.TimeoutError, TimeoutError):
+            raise RequestTimeout(f"no answer on {subject} within {timeout_s:.3g} s") from None
+        except nats.errors.Error as error:
+            raise RequestTimeout(f"NATS is away: {error or type(error).__name__}") from error
+
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
+        async def on_message(msg: Msg) -> None:
+            try:
+                await handler(Message(msg.subject, msg.data, msg.reply))
+            except Exception:
+                log.exception("handler of %s failed", subject)
+
+        subscription = await self._client.subscribe(
+            subject, queue, cb=on_message, pending_msgs_limit=65_536, pending_bytes_limit=256 * 1024 * 1024
+        )
+        # A request that is sent next must find the subscription in place.
+        if self._client.is_connected:
+            await self._client.flush()
+        return subscription
+
+    async def close(self) -> None:
+        try:
+            await asyncio.wait_for(self._client.drain(), 2.0)
+        except (nats.errors.Error, TimeoutError, OSError):
+            await self._client.close()
+
+    def _check_size(self, data: bytes) -> None:
+        if len(data) > self.max_payload:
+            raise PayloadTooLarge(
+                f"a message of {len(data)} bytes is over the bus's limit of {self.max_payload}"
+            )
+
+
+def _connect_options(settings: NatsSettings, name: str) -> dict[str, Any]:
+    async def on_error(error: Exception) -> None:
+        log.warning("NATS: %s", error or type(error).__name__)
+
+    async def on_disconnected() -> None:
+        log.warning("NATS connection lost; reconnecting")
+
+    async def on_reconnected() -> None:
+        log.info("NATS connection is back")
+
+    options: dict[str, Any] = {
+        "servers": settings.url.split(","),
+        "name": name,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": 0.1,
+        "connect_timeout": 2,
+        "ping_interval": settings.ping_interval_s,
+        "max_outstanding_pings": 2,
+        "pending_size": PENDING_BYTES,
+        "error_cb": on_error,
+        "disconnected_cb": on_disconnected,
+        "reconnected_cb": on_reconnected,
+    }
+    if settings.user:
+        options |= {"user": settings.user, "password": settings.password}
+    if settings.token:
+        options["token"] = settings.token
+    if settings.tls_ca or settings.tls_cert:
+        import ssl
+
+        context = ssl.create_default_context(cafile=settings.tls_ca or None)
+        if settings.tls_cert:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
+        options["tls"] = context
+    return options

@@ -1,0 +1,58 @@
+"""Messages that steer a request after it was submitted, and those that find out what was lost."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from services.common.messages.codec import Ids, message
+
+
+@message
+class Holdings:
+    """Every heartbeat, each router and worker tells each gateway which of its requests it holds.
+
+    This is what makes loss harmless. A gateway submits again what nobody has reported for a lease; asks for a
+    replay of a stream whose ``next_index`` is beyond what arrived; cancels what it no longer wants.
+    """
+
+    service: str  # "router" or "worker"
+    holder_id: str
+    request_ids: list[str] = field(default_factory=list)
+    attempts: Ids = field(default_factory=list)  # of each request
+    streams: list[str] = field(default_factory=list)  # a worker's; running, and finished ones for a while
+    stream_attempts: Ids = field(default_factory=list)
+    next_index: Ids = field(default_factory=list)  # ids made so far: 0 .. next_index-1
+    finished: Ids = field(default_factory=list)  # 1: the stream has ended
+
+
+@message
+class Cancel:
+    """Stop these requests (all choices) or streams, in every attempt up to the one named. Frees their blocks."""
+
+    request_ids: list[str] = field(default_factory=list)
+    attempts: Ids = field(default_factory=list)
+    streams: list[str] = field(default_factory=list)
+    stream_attempts: Ids = field(default_factory=list)
+    reason: str = ""
+
+
+@message
+class Replay:
+    """Send a stream's ids again, from the first, with its StreamInfo, to ``detokenizer_id`` from now on.
+
+    Asked by a gateway that misses text, or by a detokenizer that sees a gap or a stream it does not know.
+    """
+
+    streams: list[str]
+    attempts: Ids
+    detokenizer_id: str
+
+
+@message
+class Bounced:
+    """A holder gives requests back to their gateway, which submits them again at once (drain, rank died...)."""
+
+    holder_id: str
+    request_ids: list[str]
+    attempts: Ids
+    reason: str

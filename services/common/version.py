@@ -1,0 +1,3 @@
+"""The version of the whole system; every service of a deployment reports it."""
+
+VERSION = "0.1.0"
