@@ -1,0 +1,47 @@
+"""Matrix products, by whichever implementation the table of this GPU names for the shape.
+
+At up to a few tens of tokens a product is bound by reading its weights once, and a plain GEMV or skinny GEMM reads
+them faster than the library does; above that the library wins. Nothing is searched at run time: see `table`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.checks import require, require_rows, require_vector
+from kernels.linear import reference
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x` [T, K] times `weight` [N, K] transposed, plus `bias` [N]: [T, N]."""
+    require_rows("x", x, weight.shape[1])
+    if bias is not None:
+        require_vector("bias", bias, weight.shape[0])
+    if not x.is_cuda:
+        return reference.linear(x, weight, bias)
+    from kernels.linear.table import linear_cuda
+
+    return linear_cuda(x, weight, bias)
+
+
+def linear_silu_and_mul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`silu(gate) * up` of the fused projection: `x` [T, K], `weight` [2 I, K] (gate rows, then up rows): [T, I]."""
+    require_rows("x", x, weight.shape[1])
+    require(weight.shape[0] % 2 == 0, f"weight needs an even number of rows, got {weight.shape[0]}")
+    if not x.is_cuda:
+        return reference.linear_silu_and_mul(x, weight)
+    from kernels.linear.table import linear_silu_and_mul_cuda
+
+    return linear_silu_and_mul_cuda(x, weight)
+
+
+def linear_add(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """`residual` [T, N] += `x` [T, K] times `weight` [N, K] transposed, in place; returns `residual`."""
+    require_rows("x", x, weight.shape[1])
+    require_rows("residual", residual, weight.shape[0])
+    require(residual.shape[0] == x.shape[0], f"residual has {residual.shape[0]} rows, x {x.shape[0]}")
+    if not x.is_cuda:
+        return reference.linear_add(x, weight, residual)
+    from kernels.linear.table import linear_add_cuda
+
+    return linear_add_cuda(x, weight, residual)

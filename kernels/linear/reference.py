@@ -1,0 +1,23 @@
+"""PyTorch references of the matrix products with fused neighbours."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from kernels.activation.reference import silu_and_mul
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """See `kernels.linear.linear`."""
+    return F.linear(x, weight, bias)
+
+
+def linear_silu_and_mul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """See `kernels.linear.linear_silu_and_mul`."""
+    return silu_and_mul(F.linear(x, weight))
+
+
+def linear_add(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """See `kernels.linear.linear_add`."""
+    return residual.add_(F.linear(x, weight))

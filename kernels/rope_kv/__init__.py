@@ -1,0 +1,56 @@
+"""QK norm, rotary position embedding and the write to the paged KV cache, in one pass over q, k and v."""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.checks import require, require_rows, require_vector
+from kernels.rope_kv import reference
+
+
+def rope_and_store(
+    qkv: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    num_q_heads: int,
+    num_kv_heads: int,
+    q_norm_weight: torch.Tensor | None = None,
+    k_norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+) -> torch.Tensor:
+    """Rotate q and k, write k and v to their cache slots, return q as [T, Hq, D].
+
+    qkv:            [T, (Hq + 2 Hkv) D], the fused projection's output.
+    positions:      [T] int32 or int64, each token's absolute position.
+    cos_sin:        [max_pos, D_rot] float32: cosines of the D_rot / 2 frequencies, then sines. Only the first D_rot
+                    dimensions of a head turn (rotate-half pairing i with i + D_rot / 2).
+    slot_mapping:   [T] int64, block * block_size + offset; a negative slot stores nothing.
+    k_cache, v_cache: [num_blocks, block_size, Hkv, D], written in place.
+    q_norm_weight, k_norm_weight: [D], RMS norm per head before the rotation (Qwen3), or None.
+
+    The rotation is computed in float32 and rounded once. Raises ValueError for shapes that do not match.
+    """
+    head_dim = k_cache.shape[-1]
+    require_rows("qkv", qkv, (num_q_heads + 2 * num_kv_heads) * head_dim)
+    require_vector("positions", positions, qkv.shape[0])
+    require_vector("slot_mapping", slot_mapping, qkv.shape[0])
+    require(cos_sin.dim() == 2 and cos_sin.dtype == torch.float32, "cos_sin must be [max_pos, D_rot] float32")
+    require(
+        cos_sin.shape[1] % 2 == 0 and cos_sin.shape[1] <= head_dim, f"cos_sin has {cos_sin.shape[1]} columns"
+    )
+    require(
+        k_cache.dim() == 4 and k_cache.shape[2] == num_kv_heads, f"k_cache has shape {tuple(k_cache.shape)}"
+    )
+    require(k_cache.shape == v_cache.shape, f"v_cache {tuple(v_cache.shape)} must match k_cache")
+    require(k_cache.is_contiguous() and v_cache.is_contiguous(), "the caches must be contiguous")
+    if qkv.is_cuda:
+        from kernels.rope_kv.kernel import rope_and_store_triton as run
+    else:
+        run = reference.rope_and_store
+    return run(
+        qkv, positions, cos_sin, slot_mapping, k_cache, v_cache, num_q_heads, num_kv_heads,
+        q_norm_weight, k_norm_weight, eps,
+    )  # fmt: skip
