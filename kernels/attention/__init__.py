@@ -37,6 +37,6 @@ def paged_attention(
     require(meta.query_start.shape[0] == meta.seq_lens.shape[0] + 1, "query_start needs R + 1 entries")
     if not q.is_cuda:
         return reference.paged_attention(q, k_cache, v_cache, meta, scale, sliding_window)
-    from kernels.attention.launch import paged_attention_cuda
+    from kernels.attention.launch import paged_attention_triton
 
-    return paged_attention_cuda(q, k_cache, v_cache, meta, scale, sliding_window)
+    return paged_attention_triton(q, k_cache, v_cache, meta, scale, sliding_window)

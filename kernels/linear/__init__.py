@@ -45,3 +45,37 @@ def linear_add(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) ->
     from kernels.linear.table import linear_add_cuda
 
     return linear_add_cuda(x, weight, residual)
+
+
+def norm_linear(
+    x: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`linear(rms_norm(x, norm_weight, eps), weight, bias)` without a launch of its own for the norm.
+
+    x: [T, K], the residual stream, left unchanged; norm_weight: [K]; weight: [N, K]. Returns [T, N].
+    With `linear_add` after attention and feed-forward, a decode step keeps its residual stream in one buffer.
+    """
+    require_rows("x", x, weight.shape[1])
+    require_vector("norm_weight", norm_weight, x.shape[1])
+    if not x.is_cuda:
+        return reference.norm_linear(x, norm_weight, eps, weight, bias)
+    from kernels.linear.table import norm_linear_cuda
+
+    return norm_linear_cuda(x, norm_weight, eps, weight, bias, silu=False)
+
+
+def norm_linear_silu_and_mul(
+    x: torch.Tensor, norm_weight: torch.Tensor, eps: float, weight: torch.Tensor
+) -> torch.Tensor:
+    """`linear_silu_and_mul(rms_norm(x, norm_weight, eps), weight)`: `weight` [2 I, K], result [T, I]."""
+    require_rows("x", x, weight.shape[1])
+    require_vector("norm_weight", norm_weight, x.shape[1])
+    if not x.is_cuda:
+        return reference.norm_linear_silu_and_mul(x, norm_weight, eps, weight)
+    from kernels.linear.table import norm_linear_cuda
+
+    return norm_linear_cuda(x, norm_weight, eps, weight, None, silu=True)

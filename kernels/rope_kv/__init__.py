@@ -46,6 +46,7 @@ def rope_and_store(
     )
     require(k_cache.shape == v_cache.shape, f"v_cache {tuple(v_cache.shape)} must match k_cache")
     require(k_cache.is_contiguous() and v_cache.is_contiguous(), "the caches must be contiguous")
+    require((q_norm_weight is None) == (k_norm_weight is None), "QK norm needs both weights or neither")
     if qkv.is_cuda:
         from kernels.rope_kv.kernel import rope_and_store_triton as run
     else:

@@ -8,6 +8,11 @@ import torch
 
 from kernels.attention import AttentionMeta, Workspace
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Triton's interpreter truncates to bfloat16 and multiplies its tiles as integers, so that type is for GPUs only.
+HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16
+TOLERANCE = {torch.float32: 1e-5, HALF: 1e-2}
+
 
 @dataclass
 class AttentionCase:

@@ -1,0 +1,148 @@
+"""Launching decode and prefill attention: grids from host-side bounds, never from device values."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from kernels.attention.decode import decode_kernel
+from kernels.attention.meta import AttentionMeta, make_workspace
+from kernels.attention.prefill import prefill_kernel
+from kernels.configs import tuned
+from kernels.pdl import launch_options
+
+NO_WINDOW = 1 << 30
+LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Tile and split choices of decode. `programs_per_sm` is how many programs the splits should add up to."""
+
+    block_n: int = 64
+    min_span: int = 64
+    programs_per_sm: int = 4
+    warps: int = 4
+    stages: int = 3
+
+
+@dataclass(frozen=True)
+class PrefillConfig:
+    """Tile choices of prefill."""
+
+    block_m: int = 128
+    block_n: int = 64
+    warps: int = 8
+    stages: int = 3
+
+
+@functools.cache
+def decode_config(device: torch.device) -> DecodeConfig:
+    return DecodeConfig(**tuned(device).get("attention_decode", {}))
+
+
+@functools.cache
+def prefill_config(device: torch.device, head_dim: int) -> PrefillConfig:
+    """The tuned choice for heads of up to `head_dim`, or one whose tiles fit any GPU since Ampere."""
+    choices = tuned(device).get("attention_prefill", {})
+    fitting = sorted(int(limit) for limit in choices if int(limit) >= head_dim)
+    if fitting:
+        return PrefillConfig(**choices[str(fitting[0])])
+    return PrefillConfig() if head_dim <= 128 else PrefillConfig(block_m=64, block_n=32, warps=4, stages=2)
+
+
+@functools.cache
+def num_sms(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def num_splits(programs: int, max_seq_len: int, sms: int, config: DecodeConfig, limit: int) -> int:
+    """Spans per (row, KV head), a power of two: enough programs for the GPU, none below `min_span` tokens."""
+    wanted = min(
+        config.programs_per_sm * sms // max(programs, 1), triton.cdiv(max_seq_len, config.min_span), limit
+    )
+    return 1 << (max(wanted, 1).bit_length() - 1)
+
+
+def _precision(q: torch.Tensor) -> str:
+    return "ieee" if q.dtype == torch.float32 else "tf32"
+
+
+def decode_triton(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    meta: AttentionMeta,
+    scale: float,
+    sliding_window: int | None,
+    out: torch.Tensor,
+    config: DecodeConfig,
+) -> None:
+    """Attention of the first `meta.num_decodes` rows into `out`."""
+    rows, (num_q_heads, head_dim) = meta.num_decodes, q.shape[1:]
+    block_size, num_kv_heads = k_cache.shape[1:3]
+    group = num_q_heads // num_kv_heads
+    workspace = meta.workspace or make_workspace(rows, num_q_heads, num_kv_heads, head_dim, q.device)
+    longest = min(meta.max_seq_len, sliding_window or NO_WINDOW)
+    splits = num_splits(rows * num_kv_heads, longest, num_sms(q.device), config, workspace.max_splits)
+    decode_kernel[(rows, num_kv_heads, splits)](
+        q, k_cache, v_cache, meta.block_tables, meta.seq_lens, out,
+        workspace.partial, workspace.log_sum, workspace.arrivals,
+        scale * LOG2_E, sliding_window or NO_WINDOW, meta.block_tables.stride(0),
+        HKV=num_kv_heads, GROUP=group, BLOCK_G=max(16, triton.next_power_of_2(group)),
+        D=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_SIZE=block_size,
+        BLOCK_N=config.block_n, SPLITS=splits, MAX_SPLITS=workspace.max_splits, MIN_SPAN=config.min_span,
+        STAGES=config.stages, PRECISION=_precision(q), num_warps=config.warps, **launch_options(q.device),
+    )  # fmt: skip
+
+
+def prefill_triton(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    meta: AttentionMeta,
+    scale: float,
+    sliding_window: int | None,
+    out: torch.Tensor,
+    config: PrefillConfig,
+) -> None:
+    """Attention of the rows after the first `meta.num_decodes` into `out`."""
+    num_q_heads, head_dim = q.shape[1:]
+    block_size, num_kv_heads = k_cache.shape[1:3]
+    grid = (
+        triton.cdiv(meta.max_query_len, config.block_m),
+        num_q_heads,
+        meta.seq_lens.shape[0] - meta.num_decodes,
+    )
+    prefill_kernel[grid](
+        q, k_cache, v_cache, meta.block_tables, meta.seq_lens, meta.query_start, out,
+        meta.num_decodes, scale * LOG2_E, sliding_window or NO_WINDOW, meta.block_tables.stride(0),
+        HQ=num_q_heads, HKV=num_kv_heads, D=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
+        BLOCK_SIZE=block_size, BLOCK_M=config.block_m, BLOCK_N=config.block_n, STAGES=config.stages,
+        WINDOWED=sliding_window is not None, PRECISION=_precision(q), num_warps=config.warps,
+    )  # fmt: skip
+
+
+def paged_attention_triton(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    meta: AttentionMeta,
+    scale: float,
+    sliding_window: int | None = None,
+    decode: DecodeConfig | None = None,
+    prefill: PrefillConfig | None = None,
+) -> torch.Tensor:
+    """See `kernels.attention.paged_attention`."""
+    out = torch.empty_like(q)
+    if meta.num_decodes:
+        config = decode or decode_config(q.device)
+        decode_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, config)
+    if meta.seq_lens.shape[0] > meta.num_decodes:
+        tiles = prefill or prefill_config(q.device, q.shape[2])
+        prefill_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, tiles)
+    return out

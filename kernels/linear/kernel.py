@@ -1,0 +1,164 @@
+"""Triton kernels for products with few tokens, which are bound by reading the weights once.
+
+Both kernels share their options, so that a layer of one decode step needs no other launch around its products:
+
+- SILU: the weight holds gate rows, then up rows; the result is silu(gate) * up.
+- NORM: x is the residual stream, and RMS normalisation (weight g, eps) happens on the way in. The row's scale is a
+  factor of the whole result, so sum(w * g * x) and sum(x * x) come out of the same pass over K.
+- RESIDUAL: the result is added to `out` in place.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kernels.pdl import launch_downstream, wait_upstream
+
+
+@triton.jit
+def _finish(value, gate_scale, up, bias_ptr, rows, inside, out_dtype, SILU: tl.constexpr, BIAS: tl.constexpr):
+    """Scale, bias and gate of a float32 result; the steps round to the output's dtype as separate kernels would."""
+    value = value * gate_scale
+    if BIAS:
+        value += tl.load(bias_ptr + rows, mask=inside, other=0.0).to(tl.float32)
+    if SILU:
+        gate = value.to(out_dtype).to(tl.float32)
+        silu = (gate * tl.sigmoid(gate)).to(out_dtype).to(tl.float32)
+        value = silu * (up * gate_scale).to(out_dtype).to(tl.float32)
+    return value
+
+
+@triton.jit
+def gemv_kernel(
+    x_ptr,  # [1, K]
+    weight_ptr,  # [N, K], or [2 N, K] with SILU
+    bias_ptr,  # [N]
+    norm_ptr,  # [K]
+    out_ptr,  # [1, N]
+    eps,
+    N,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SILU: tl.constexpr,
+    BIAS: tl.constexpr,
+    NORM: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = rows < N
+    weight_row = weight_ptr + rows.to(tl.int64)[:, None] * K
+    total = tl.zeros((ROWS, BLOCK_K), tl.float32)
+    up_total = tl.zeros((ROWS, BLOCK_K), tl.float32)
+    square = tl.zeros((BLOCK_K,), tl.float32)
+    for start in tl.static_range(0, K, BLOCK_K):
+        columns = start + tl.arange(0, BLOCK_K)
+        mask = inside[:, None] & (columns < K)[None, :]
+        # Weights do not depend on the kernel before: the first tile's loads are in flight while it still runs.
+        weight = tl.load(weight_row + columns[None, :], mask=mask, other=0.0, eviction_policy="evict_first")
+        if SILU:
+            up_weight = tl.load(
+                weight_row + N.to(tl.int64) * K + columns[None, :], mask=mask, other=0.0,
+                eviction_policy="evict_first",
+            )  # fmt: skip
+        if start == 0:
+            wait_upstream(PDL)
+            launch_downstream(PDL)
+        x = tl.load(x_ptr + columns, mask=columns < K, other=0.0).to(tl.float32)
+        if NORM:
+            square += x * x
+            x *= tl.load(norm_ptr + columns, mask=columns < K, other=0.0).to(tl.float32)
+        total += weight.to(tl.float32) * x[None, :]
+        if SILU:
+            up_total += up_weight.to(tl.float32) * x[None, :]
+    scale = tl.rsqrt(tl.sum(square, axis=0) / K + eps) if NORM else 1.0
+    value = tl.sum(total, axis=1)
+    up = tl.sum(up_total, axis=1) if SILU else value
+    value = _finish(value, scale, up, bias_ptr, rows, inside, out_ptr.dtype.element_ty, SILU, BIAS)
+    if RESIDUAL:
+        rounded = value.to(out_ptr.dtype.element_ty).to(tl.float32)
+        value = rounded + tl.load(out_ptr + rows, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + rows, value.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _tile_dot(x, weight, total, WEIGHT_LEFT: tl.constexpr, PRECISION: tl.constexpr):
+    """total [N, T] += weight [N, K] x [T, K]^T, or total [T, N] += x [T, K] weight [N, K]^T."""
+    if WEIGHT_LEFT:
+        return tl.dot(weight, tl.trans(x), total, input_precision=PRECISION)
+    return tl.dot(x, tl.trans(weight), total, input_precision=PRECISION)
+
+
+@triton.jit
+def skinny_kernel(
+    x_ptr,  # [T, K]
+    weight_ptr,  # [N, K], or [2 N, K] with SILU
+    bias_ptr,  # [N]
+    norm_ptr,  # [K]
+    out_ptr,  # [T, N]
+    eps,
+    T,
+    N,
+    K: tl.constexpr,
+    BLOCK_T: tl.constexpr,  # tokens, padded to 16 or more
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    WEIGHT_LEFT: tl.constexpr,  # weights as the matrix units' left operand (64 rows and more use wgmma)
+    PRECISION: tl.constexpr,
+    SILU: tl.constexpr,
+    BIAS: tl.constexpr,
+    NORM: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tokens = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
+    inside, real = rows < N, tokens < T
+    weight_row = weight_ptr + rows.to(tl.int64)[:, None] * K
+    x_row = x_ptr + tokens.to(tl.int64)[:, None] * K
+    if WEIGHT_LEFT:
+        total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+        up_total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+    else:
+        total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+        up_total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+    square = tl.zeros((BLOCK_T,), tl.float32)
+    wait_upstream(PDL)
+    launch_downstream(PDL)
+    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+        columns = start + tl.arange(0, BLOCK_K)
+        in_k = (columns < K)[None, :]
+        weight = tl.load(weight_row + columns[None, :], mask=inside[:, None] & in_k, other=0.0)
+        x = tl.load(x_row + columns[None, :], mask=real[:, None] & in_k, other=0.0)
+        if NORM:
+            wide = x.to(tl.float32)
+            square += tl.sum(wide * wide, axis=1)
+            norm = tl.load(norm_ptr + columns, mask=columns < K, other=0.0).to(tl.float32)
+            x = (wide * norm[None, :]).to(x.dtype)
+        total = _tile_dot(x, weight, total, WEIGHT_LEFT, PRECISION)
+        if SILU:
+            up_row = weight_row + N.to(tl.int64) * K
+            up_weight = tl.load(up_row + columns[None, :], mask=inside[:, None] & in_k, other=0.0)
+            up_total = _tile_dot(x, up_weight, up_total, WEIGHT_LEFT, PRECISION)
+    scale = tl.rsqrt(square / K + eps)
+    if WEIGHT_LEFT:
+        row_index, token_index = rows[:, None], tokens[None, :]
+        scale = scale[None, :]
+        mask = inside[:, None] & real[None, :]
+    else:
+        row_index, token_index = rows[None, :], tokens[:, None]
+        scale = scale[:, None]
+        mask = inside[None, :] & real[:, None]
+    if not NORM:
+        scale = 1.0
+    value = _finish(
+        total, scale, up_total, bias_ptr, row_index, row_index < N, out_ptr.dtype.element_ty, SILU, BIAS
+    )
+    target = out_ptr + token_index.to(tl.int64) * N + row_index
+    if RESIDUAL:
+        rounded = value.to(out_ptr.dtype.element_ty).to(tl.float32)
+        value = rounded + tl.load(target, mask=mask, other=0.0).to(tl.float32)
+    tl.store(target, value.to(out_ptr.dtype.element_ty), mask=mask)

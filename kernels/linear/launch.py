@@ -1,0 +1,85 @@
+"""Launching the few-token products: one request type for all fusions, one configuration type per kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from kernels.linear.kernel import gemv_kernel, skinny_kernel
+from kernels.pdl import launch_options
+
+
+@dataclass(frozen=True)
+class Gemv:
+    """One token: each program dots `rows` weight rows, `block_k` columns at a time, with `warps` warps."""
+
+    rows: int
+    block_k: int
+    warps: int
+
+
+@dataclass(frozen=True)
+class Skinny:
+    """A few tokens: each program makes `block_n` outputs of up to `block_t` tokens on the matrix units."""
+
+    block_t: int
+    block_n: int
+    block_k: int
+    stages: int
+    warps: int
+    weight_left: bool
+
+
+@dataclass(frozen=True)
+class Product:
+    """out [T, N] = fused(x [T, K], weight). See `kernels.linear.kernel` for the fusions."""
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    out: torch.Tensor
+    bias: torch.Tensor | None = None
+    norm_weight: torch.Tensor | None = None
+    eps: float = 0.0
+    silu: bool = False
+    residual: bool = False
+
+    def operands(self) -> tuple[torch.Tensor, ...]:
+        """Kernel pointers; an absent operand is replaced by one that is never read."""
+        bias = self.x if self.bias is None else self.bias
+        norm = self.x if self.norm_weight is None else self.norm_weight
+        return self.x, self.weight, bias, norm, self.out
+
+    def fusions(self) -> dict[str, bool]:
+        return {
+            "SILU": self.silu,
+            "BIAS": self.bias is not None,
+            "NORM": self.norm_weight is not None,
+            "RESIDUAL": self.residual,
+            **launch_options(self.x.device),
+        }
+
+
+def run_gemv(product: Product, config: Gemv) -> torch.Tensor:
+    """Run the one-token kernel; `product.x` has one row."""
+    width, depth = product.out.shape[1], product.x.shape[1]
+    gemv_kernel[(triton.cdiv(width, config.rows),)](
+        *product.operands(), product.eps, width, K=depth, ROWS=config.rows,
+        BLOCK_K=min(config.block_k, triton.next_power_of_2(depth)), num_warps=config.warps, **product.fusions(),
+    )  # fmt: skip
+    return product.out
+
+
+def run_skinny(product: Product, config: Skinny) -> torch.Tensor:
+    """Run the few-token kernel, in slices of `config.block_t` tokens."""
+    tokens, depth = product.x.shape
+    width = product.out.shape[1]
+    grid = (triton.cdiv(width, config.block_n), triton.cdiv(tokens, config.block_t))
+    skinny_kernel[grid](
+        *product.operands(), product.eps, tokens, width, K=depth,
+        BLOCK_T=config.block_t, BLOCK_N=config.block_n, BLOCK_K=config.block_k, STAGES=config.stages,
+        WEIGHT_LEFT=config.weight_left, PRECISION="ieee" if product.x.dtype == torch.float32 else "tf32",
+        num_warps=config.warps, **product.fusions(),
+    )  # fmt: skip
+    return product.out

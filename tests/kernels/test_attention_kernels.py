@@ -1,0 +1,53 @@
+"""Paged attention kernels in Triton's interpreter (or on a GPU) against float64."""
+
+import pytest
+import torch
+from helpers import DEVICE, HALF, TOLERANCE, attention_answer, attention_case, relative_error
+
+from kernels.attention import make_workspace
+
+pytest.importorskip("triton")
+from kernels.attention.launch import DecodeConfig, PrefillConfig, num_splits, paged_attention_triton
+
+# `programs_per_sm` far above one makes even these short rows split where the device counts few multiprocessors.
+DECODE = DecodeConfig(block_n=16, min_span=16, programs_per_sm=256, warps=4, stages=2)
+PREFILL = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2)
+BATCHES = {
+    "decodes": ([1, 17, 70, 33], []),
+    "prefills": ([], [(5, 5), (20, 41), (1, 9)]),
+    "mixed": ([40], [(18, 30), (2, 2)]),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(("heads", "head_dim"), [((4, 2), 16), ((3, 1), 24)])
+def test_attention_kernels_match_float64(
+    dtype: torch.dtype, window: int | None, batch: str, heads: tuple[int, int], head_dim: int
+) -> None:
+    workspace = make_workspace(8, *heads, head_dim, DEVICE, max_splits=8)
+    case = attention_case(
+        *BATCHES[batch], heads=heads, head_dim=head_dim, dtype=dtype, device=DEVICE, workspace=workspace
+    )
+    arguments = (case.q, case.k_cache, case.v_cache, case.meta, case.scale, window, DECODE, PREFILL)
+    answer = attention_answer(case, window)
+    assert relative_error(paged_attention_triton(*arguments), answer) < TOLERANCE[dtype]
+    # The arrival counters are back at zero: the next layer uses the same workspace.
+    assert not workspace.arrivals.any()
+    assert relative_error(paged_attention_triton(*arguments), answer) < TOLERANCE[dtype]
+
+
+def test_padding_rows_give_finite_output_and_change_no_other_row() -> None:
+    case = attention_case([0, 21, 0], [], head_dim=16, dtype=HALF, device=DEVICE)
+    out = paged_attention_triton(case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, DECODE)
+    assert out.isfinite().all()
+    assert relative_error(out[1], attention_answer(case)[1]) < TOLERANCE[HALF]
+
+
+def test_more_splits_for_fewer_programs_and_longer_rows() -> None:
+    config = DecodeConfig(min_span=64, programs_per_sm=4)
+    assert num_splits(8, 8192, 132, config, limit=32) == 32
+    assert num_splits(8, 300, 132, config, limit=32) == 4
+    assert num_splits(256, 8192, 132, config, limit=32) == 2
+    assert num_splits(2048, 8192, 132, config, limit=32) == 1
