@@ -43,6 +43,6 @@ def sample(logits: torch.Tensor, params: SamplingTensors, token_index: torch.Ten
         require(tuple(params.allowed_mask.shape) == (rows, words), f"allowed_mask must be ({rows}, {words})")
     if not logits.is_cuda:
         return reference.sample(logits, params, token_index)
-    from kernels.sampling.launch import sample_cuda
+    from kernels.sampling.launch import sample_triton
 
-    return sample_cuda(logits, params, token_index)
+    return sample_triton(logits, params, token_index)
