@@ -26,6 +26,10 @@ class Subjects:
     def submit(self, model: str) -> str:
         return f"{self.namespace}.model.{token(model)}.submit"
 
+    # what a router listens to: requests for every model, so that it holds those whose workers are yet to come
+    def submit_any(self) -> str:
+        return f"{self.namespace}.model.*.submit"
+
     # router -> one worker (request/reply: GenerateRequest, SubmitReply)
     def worker_submit(self, worker_id: str) -> str:
         return f"{self.namespace}.worker.{token(worker_id)}.submit"

@@ -48,7 +48,11 @@ Handler = Callable[[Message], Awaitable[None]]
 
 
 class Subscription(Protocol):
-    async def unsubscribe(self) -> None: ...
+    async def unsubscribe(self) -> None:
+        """Takes no further messages and returns when those that arrived before have been handled.
+
+        Not to be awaited in the subscription's own handler, which it would wait for.
+        """
 
 
 class Bus(Protocol):

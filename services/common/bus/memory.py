@@ -101,8 +101,13 @@ class MemorySubscription:
                 await self._handler(message)
             except Exception:
                 log.exception("handler of %s failed", self.pattern)
+            finally:
+                self._inbox.task_done()
 
     async def unsubscribe(self) -> None:
+        self._broker.remove(self)
+        if not self._task.done():
+            await self._inbox.join()
         self.stop()
 
     def stop(self) -> None:
@@ -153,7 +158,7 @@ class MemoryBus:
         except TimeoutError:
             raise RequestTimeout(f"no answer on {subject} within {timeout_s:.3g} s") from None
         finally:
-            await subscription.unsubscribe()
+            subscription.stop()
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> MemorySubscription:
         subscription = MemorySubscription(self._broker, self._client, subject, handler, queue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as ClientSubscription
 
 from services.common.bus.base import (
     BusError,
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 # What is published while the connection is down, in bytes. Beyond it messages are lost, as the promises allow.
 PENDING_BYTES = 32 * 1024 * 1024
+UNSUBSCRIBE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class NatsBus:
             await self._client.publish(subject, data, reply=reply)
         except nats.errors.OutboundBufferLimitError:
             log.warning("NATS is away and the buffer is full: a message on %s is lost", subject)
-        except nats.errors.ConnectionClosedError:
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
             log.debug("published on %s after the bus was closed", subject)
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
@@ -102,7 +105,7 @@ class NatsBus:
         # A request that is sent next must find the subscription in place.
         if self._client.is_connected:
             await self._client.flush()
-        return subscription
+        return NatsSubscription(subscription)
 
     async def close(self) -> None:
         try:
@@ -115,6 +118,16 @@ class NatsBus:
             raise PayloadTooLarge(
                 f"a message of {len(data)} bytes is over the bus's limit of {self.max_payload}"
             )
+
+
+class NatsSubscription:
+    def __init__(self, subscription: ClientSubscription) -> None:
+        self._subscription = subscription
+
+    async def unsubscribe(self) -> None:
+        # Where the server is away or the connection closed, nothing arrives any more.
+        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+            await asyncio.wait_for(self._subscription.drain(), UNSUBSCRIBE_TIMEOUT_S)
 
 
 def _connect_options(settings: NatsSettings, name: str) -> dict[str, Any]:

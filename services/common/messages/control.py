@@ -50,9 +50,14 @@ class Replay:
 
 @message
 class Bounced:
-    """A holder gives requests back to their gateway, which submits them again at once (drain, rank died...)."""
+    """A holder gives requests back to their gateway, which submits them again at once (drain, rank died...).
+
+    With a ``code`` (see errors.py) they are refused for good, after they had been accepted: no other attempt
+    would fare better, so the gateway ends them with that error.
+    """
 
     holder_id: str
     request_ids: list[str]
     attempts: Ids
     reason: str
+    code: str = ""

@@ -27,7 +27,7 @@ async def test_nats_wants_the_password(nats_server):
 def test_redis_wants_the_password_and_is_empty_after_a_kill(redis_server):
     with redis.Redis(port=redis_server.port) as stranger, pytest.raises(AuthenticationError):
         stranger.ping()
-    with redis.Redis.from_url(redis_server.url) as client:
+    with redis.Redis.from_url(redis_server.url, retry=None) as client:
         client.set("key", "value")
         redis_server.kill()
         with pytest.raises(ConnectionError):
