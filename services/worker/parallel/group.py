@@ -1,0 +1,45 @@
+"""The ranks of one model: who this process is among them, and the two collectives that layers need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TensorParallel:
+    """Handed to every layer that is split over ranks. With size 1 no collective runs.
+
+    `group` is None exactly if size is 1.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Sums x over the ranks, in place."""
+        if self.group is not None:
+            dist.all_reduce(x, group=self.group)
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """Joins the ranks' [R, n] along the last dimension, in rank order: [R, n * size]."""
+        if self.group is None:
+            return x
+        parts = x.new_empty((self.size, *x.shape))
+        dist.all_gather_into_tensor(parts.view(self.size * x.shape[0], *x.shape[1:]), x.contiguous(), self.group)
+        return parts.movedim(0, -2).reshape(*x.shape[:-1], self.size * x.shape[-1])
+
+
+def join(rank: int, size: int, store: dist.Store, device: torch.device) -> TensorParallel:
+    """Sets up the process group over `store`: nccl for cuda, gloo for cpu. Called once per process."""
+    if size == 1:
+        return TensorParallel()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    device_id = device if device.type == "cuda" else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=device_id)
+    return TensorParallel(rank, size, dist.group.WORLD)
