@@ -31,7 +31,9 @@ class TensorParallel:
         if self.group is None:
             return x
         parts = x.new_empty((self.size, *x.shape))
-        dist.all_gather_into_tensor(parts.view(self.size * x.shape[0], *x.shape[1:]), x.contiguous(), self.group)
+        dist.all_gather_into_tensor(
+            parts.view(self.size * x.shape[0], *x.shape[1:]), x.contiguous(), self.group
+        )
         return parts.movedim(0, -2).reshape(*x.shape[:-1], self.size * x.shape[-1])
 
 

@@ -124,7 +124,9 @@ def _checkpoint_files(model_dir: Path) -> list[Path]:
             return [model_dir / name for name in names]
         if (model_dir / single).exists():
             return [model_dir / single]
-    raise WeightsError(f"{model_dir} holds no weights: neither {SAFETENSORS[1]} nor {PYTORCH_BIN[1]} nor an index")
+    raise WeightsError(
+        f"{model_dir} holds no weights: neither {SAFETENSORS[1]} nor {PYTORCH_BIN[1]} nor an index"
+    )
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -25,9 +25,13 @@ class DummyWeights:
         if len(shape) == 1:
             out.zero_()
             return
-        generator = torch.Generator(out.device).manual_seed(zlib.crc32(name.encode(), self._seed & 0xFFFFFFFF))
+        generator = torch.Generator(out.device).manual_seed(
+            zlib.crc32(name.encode(), self._seed & 0xFFFFFFFF)
+        )
         whole = list(out.shape) == list(shape)
-        full = out if whole and out.is_contiguous() else torch.empty(*shape, dtype=out.dtype, device=out.device)
+        full = (
+            out if whole and out.is_contiguous() else torch.empty(*shape, dtype=out.dtype, device=out.device)
+        )
         full.normal_(0.0, 0.02, generator=generator)
         if full is not out:
             out.copy_(full.narrow(dim, start, out.shape[dim]))

@@ -1,0 +1,30 @@
+"""What every layer is built with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.worker.parallel.group import TensorParallel
+from services.worker.weights.source import WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Where the weights come from, where they go, and which part of them this rank keeps."""
+
+    source: WeightSource
+    device: torch.device
+    dtype: torch.dtype
+    tp: TensorParallel
+
+    def empty(self, *shape: int) -> Tensor:
+        return torch.empty(*shape, device=self.device, dtype=self.dtype)
+
+    def whole(self, name: str, *shape: int) -> Tensor:
+        """A tensor that every rank keeps whole."""
+        out = self.empty(*shape)
+        self.source.read(name, shape, out)
+        return out

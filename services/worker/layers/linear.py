@@ -1,0 +1,80 @@
+"""Matrix products split over ranks.
+
+Column-parallel: each rank computes some of the output features. Row-parallel: each rank holds some of the input
+features, and the ranks' results are summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kernels.linear import linear, linear_silu_and_mul
+from services.worker.errors import ConfigError
+from services.worker.layers.build import Build
+from services.worker.parallel.group import TensorParallel
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Output features that one tensor of the checkpoint contributes: `rows` in all, this rank's from `start`."""
+
+    name: str
+    rows: int
+    start: int
+    count: int
+
+
+def split_columns(name: str, rows: int, tp: TensorParallel) -> Columns:
+    return Columns(name, rows, tp.rank * share(name, rows, tp), share(name, rows, tp))
+
+
+def share(what: str, size: int, tp: TensorParallel) -> int:
+    """One rank's part of `size`. Raises ConfigError if the ranks do not divide it."""
+    if size % tp.size:
+        raise ConfigError(f"--tp {tp.size} does not divide {size}, the size of {what}")
+    return size // tp.size
+
+
+class Linear:
+    """A product with the rows of several checkpoint tensors side by side; no collective."""
+
+    def __init__(self, build: Build, parts: list[Columns], in_features: int, bias: bool) -> None:
+        out_features = sum(part.count for part in parts)
+        self.weight = build.empty(out_features, in_features)
+        self.bias = build.empty(out_features) if bias else None
+        begin = 0
+        for part in parts:
+            out = self.weight.narrow(0, begin, part.count)
+            build.source.read(f"{part.name}.weight", (part.rows, in_features), out, 0, part.start)
+            if self.bias is not None:
+                bias_out = self.bias.narrow(0, begin, part.count)
+                build.source.read(f"{part.name}.bias", (part.rows,), bias_out, 0, part.start)
+            begin += part.count
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [T, in_features] to [T, this rank's output features]."""
+        return linear(x, self.weight, self.bias)
+
+    def silu_and_mul(self, x: Tensor) -> Tensor:
+        """The product of a fused gate and up projection, activated: [T, half the output features]."""
+        return linear_silu_and_mul(x, self.weight)
+
+
+class RowParallelLinear:
+    """A product whose input features are split over the ranks; the result is whole on every rank."""
+
+    def __init__(self, build: Build, name: str, out_features: int, in_features: int, bias: bool) -> None:
+        self._tp = build.tp
+        local = share(name, in_features, build.tp)
+        self.weight = build.empty(out_features, local)
+        build.source.read(
+            f"{name}.weight", (out_features, in_features), self.weight, 1, build.tp.rank * local
+        )
+        self.bias = build.whole(f"{name}.bias", out_features) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [T, this rank's input features] to [T, out_features]."""
+        # The bias must count once in the sum over ranks.
+        return self._tp.all_reduce(linear(x, self.weight, self.bias if self._tp.rank == 0 else None))

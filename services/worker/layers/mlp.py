@@ -1,0 +1,26 @@
+"""The gated feed-forward block."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kernels.activation import silu_and_mul
+from services.worker.layers.build import Build
+from services.worker.layers.linear import Linear, RowParallelLinear, split_columns
+
+
+class GatedMLP:
+    """down(silu(gate(x)) * up(x)), gate and up as one product."""
+
+    def __init__(self, build: Build, name: str, hidden_size: int, intermediate_size: int, bias: bool) -> None:
+        parts = [
+            split_columns(f"{name}.{part}", intermediate_size, build.tp) for part in ("gate_proj", "up_proj")
+        ]
+        self.gate_up = Linear(build, parts, hidden_size, bias)
+        self.down = RowParallelLinear(build, f"{name}.down_proj", hidden_size, intermediate_size, bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, H] to [T, H]."""
+        if self.gate_up.bias is None:
+            return self.down(self.gate_up.silu_and_mul(x))
+        return self.down(silu_and_mul(self.gate_up(x)))
