@@ -42,6 +42,14 @@ class ModelConfig:
     qk_norm: bool = False
     eos_ids: tuple[int, ...] = ()
 
+    @property
+    def num_params(self) -> int:
+        """Weights in all matrices; norms and biases are left out."""
+        attention = 2 * self.hidden_size * (self.num_q_heads + self.num_kv_heads) * self.head_dim
+        layer = attention + 3 * self.hidden_size * self.intermediate_size
+        vocabulary = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
+        return self.num_layers * layer + vocabulary
+
 
 class Fields:
     """A JSON object whose fields are read by type; every refusal names the file and the field."""

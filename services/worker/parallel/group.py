@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,18 @@ class TensorParallel:
         )
         return parts.movedim(0, -2).reshape(*x.shape[:-1], self.size * x.shape[-1])
 
+    def smallest(self, value: int, device: torch.device) -> int:
+        """The least of the ranks' values. Waits for the device: not for use in steps."""
+        if self.group is None:
+            return value
+        agreed = torch.tensor([value], dtype=torch.int64, device=device)
+        dist.all_reduce(agreed, dist.ReduceOp.MIN, group=self.group)
+        return int(agreed.item())
+
+
+# Between two ranks' arrival at a collective, longer than this means that one is gone.
+COLLECTIVE_TIMEOUT = timedelta(seconds=120)
+
 
 def join(rank: int, size: int, store: dist.Store, device: torch.device) -> TensorParallel:
     """Sets up the process group over `store`: nccl for cuda, gloo for cpu. Called once per process."""
@@ -43,5 +56,7 @@ def join(rank: int, size: int, store: dist.Store, device: torch.device) -> Tenso
         return TensorParallel()
     backend = "nccl" if device.type == "cuda" else "gloo"
     device_id = device if device.type == "cuda" else None
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=device_id)
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=size, device_id=device_id, timeout=COLLECTIVE_TIMEOUT
+    )
     return TensorParallel(rank, size, dist.group.WORLD)

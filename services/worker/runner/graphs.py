@@ -1,0 +1,105 @@
+"""CUDA graphs of whole decode steps, one pair per batch size bucket.
+
+A step's first graph runs from the last tokens to the final hidden states, its second from there to the drawn tokens.
+The second exists once per kind of sampling; steps whose sampling is of no captured kind run it eagerly.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.sampling import SampleOutput
+from services.worker.sampling.parameters import Feature
+
+SAMPLING_KINDS = (Feature(0), Feature.TEMPERATURE, Feature.TEMPERATURE | Feature.TOP)
+
+
+def bucket_sizes(
+    max_batch_size: int, split_batch_size: int, grow_step_size: int, max_slots: int
+) -> list[int]:
+    """Every size up to split_batch_size, then every grow_step_size-th; none above max_batch_size or max_slots."""
+    largest = min(max_batch_size, max_slots)
+    sizes = {*range(1, min(split_batch_size, largest) + 1), *range(split_batch_size, largest, grow_step_size)}
+    return sorted(sizes | {largest}) if largest else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    forward: torch.cuda.CUDAGraph
+    hidden: Tensor
+    samples: dict[Feature, tuple[torch.cuda.CUDAGraph, SampleOutput]]
+
+
+class DecodeGraphs:
+    """The graphs and their static results. All share one memory pool, so only one step's may be in use at a time."""
+
+    def __init__(
+        self,
+        sizes: list[int],
+        forward: Callable[[int], Tensor],
+        finish: Callable[[int, Tensor, Feature], SampleOutput],
+        before: Callable[[int], None],
+    ) -> None:
+        """Captures largest first, so that smaller graphs fit into memory that larger ones freed.
+
+        forward(size) enqueues a step up to the hidden states; finish(size, hidden, kind) draws from them;
+        before(size) puts the inputs of a step of padding rows in place. Each is run once outside the capture:
+        kernels are compiled and loaded there.
+        """
+        self._sizes = sizes
+        self._steps: dict[int, _Step] = {}
+        pool = torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream()
+        for size in reversed(sizes):
+            before(size)
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for kind in SAMPLING_KINDS:
+                    finish(size, forward(size), kind)
+            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.synchronize()
+            self._steps[size] = self._capture(size, forward, finish, pool, stream)
+
+    @staticmethod
+    def _capture(
+        size: int,
+        forward: Callable[[int], Tensor],
+        finish: Callable[[int, Tensor, Feature], SampleOutput],
+        pool: Any,
+        stream: torch.cuda.Stream,
+    ) -> _Step:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            hidden = forward(size)
+        samples = {}
+        for kind in SAMPLING_KINDS:
+            sample = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(sample, pool=pool, stream=stream):
+                output = finish(size, hidden, kind)
+            samples[kind] = (sample, output)
+        return _Step(graph, hidden, samples)
+
+    def bucket(self, rows: int) -> int | None:
+        """The smallest captured size that holds `rows`, or None if there is none."""
+        place = bisect.bisect_left(self._sizes, rows)
+        return self._sizes[place] if place < len(self._sizes) else None
+
+    def forward(self, size: int) -> Tensor:
+        """Replays up to the hidden states [size, H], which the next replay overwrites."""
+        step = self._steps[size]
+        step.forward.replay()
+        return step.hidden
+
+    def finish(self, size: int, features: Feature) -> SampleOutput | None:
+        """Replays the sampling after `forward`, or returns None if its kind was not captured."""
+        captured = self._steps[size].samples.get(features)
+        if captured is None:
+            return None
+        captured[0].replay()
+        return captured[1]

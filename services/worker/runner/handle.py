@@ -1,0 +1,54 @@
+"""A launched step's result on its way from the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.sampling import SampleOutput
+from services.worker.runner.plan import StepResult
+from services.worker.runner.staging import Array
+
+
+class DeviceHandle:
+    """Copies what a step drew to the host as soon as it is drawn, and waits only when it is asked for."""
+
+    def __init__(self, step: int, slots: Array, output: SampleOutput | None, device: torch.device) -> None:
+        self._step = step
+        self._slots = slots.astype(np.int32)
+        self._result: StepResult | None = None
+        self._event: torch.cuda.Event | None = None
+        fields = (output.ids, output.logprobs, output.top_ids, output.top_logprobs) if output else (None,) * 4
+        if device.type == "cuda":
+            self._fields = [_copy_to_host(field) for field in fields]
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._fields = list(fields)
+
+    def ready(self) -> bool:
+        return self._result is not None or self._event is None or self._event.query()
+
+    def result(self) -> StepResult:
+        if self._result is None:
+            if self._event is not None:
+                self._event.synchronize()
+            ids, logprobs, top_ids, top_logprobs = (None if f is None else f.numpy() for f in self._fields)
+            self._fields = []
+            self._result = StepResult(
+                step=self._step,
+                slots=self._slots,
+                token_ids=np.empty(0, np.int32) if ids is None else ids.astype(np.int32),
+                logprobs=logprobs,
+                top_ids=None if top_ids is None else top_ids.astype(np.int32),
+                top_logprobs=top_logprobs,
+            )
+        return self._result
+
+
+def _copy_to_host(tensor: Tensor | None) -> Tensor | None:
+    """Enqueues the copy. Pinned memory comes from PyTorch's cache, which waits for copies before reuse."""
+    if tensor is None:
+        return None
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

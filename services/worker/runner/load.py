@@ -1,0 +1,167 @@
+"""From a RunnerConfig to one rank's loaded, measured and captured model."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kernels.attention import make_workspace
+from services.worker.errors import ConfigError
+from services.worker.layers.attention import KVPool, kv_bytes_per_block, local_kv_heads
+from services.worker.layers.build import Build
+from services.worker.layers.rope import rope_table
+from services.worker.models.config import DTYPES, ModelConfig
+from services.worker.models.llama import LlamaForCausalLM
+from services.worker.models.register import load_config, model_class
+from services.worker.parallel.group import TensorParallel
+from services.worker.runner.config import RunnerConfig
+from services.worker.runner.graphs import bucket_sizes
+from services.worker.runner.interface import RunnerInfo
+from services.worker.runner.memory import PoolLimits, cpu_blocks, cuda_blocks
+from services.worker.runner.model_runner import ModelRunner
+from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
+from services.worker.sampling.history import PenaltyCounts
+from services.worker.weights import open_weights
+
+
+def pick_device(config: RunnerConfig, rank: int) -> torch.device:
+    """Raises ConfigError if cuda is asked for and there are fewer GPUs than ranks."""
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu or cuda, not {config.device!r}")
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    found = torch.cuda.device_count()
+    if found < config.tp:
+        raise ConfigError(f"--tp {config.tp} needs {config.tp} GPUs, found {found}")
+    return torch.device("cuda", rank)
+
+
+def pick_dtype(config: RunnerConfig, model: ModelConfig, device: torch.device) -> torch.dtype:
+    name = config.dtype
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else model.dtype
+    if name not in DTYPES:
+        raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}, not {config.dtype!r}")
+    return getattr(torch, name)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """One rank's weights on its device, before memory was given to anything else."""
+
+    model: LlamaForCausalLM
+    device: torch.device
+    dtype: torch.dtype
+    tp: TensorParallel
+    max_model_len: int
+    num_kv_heads: int
+    """This rank's."""
+
+
+def load_model(config: RunnerConfig, tp: TensorParallel, device: torch.device) -> LoadedModel:
+    """Reads the configuration and this rank's weights. Raises ModelLoadError."""
+    model_config = load_config(Path(config.model_dir))
+    max_model_len = config.max_model_len or model_config.max_position
+    if max_model_len > model_config.max_position:
+        raise ConfigError(
+            f"--max_req_total_len {max_model_len} is more than the {model_config.max_position} positions of the model"
+        )
+    dtype = pick_dtype(config, model_config, device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.cpu_threads or max(1, (os.cpu_count() or 1) // config.tp))
+    source = open_weights(Path(config.model_dir), config.load_format, config.seed)
+    model = model_class(model_config.architecture)(model_config, Build(source, device, dtype, tp))
+    num_kv_heads = local_kv_heads(model_config.num_kv_heads, tp)
+    return LoadedModel(model, device, dtype, tp, max_model_len, num_kv_heads)
+
+
+def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner, RunnerInfo]:
+    """Sizes the pool and captures the graphs. Every rank calls it; they agree on the smallest pool."""
+    started = time.perf_counter()
+    model_config = loaded.model.config
+    limits = pool_limits(config, loaded)
+    if loaded.device.type == "cuda":
+        blocks = cuda_blocks(limits, loaded.device, lambda: run_largest_step(config, loaded))
+    else:
+        blocks = cpu_blocks(limits)
+    blocks = loaded.tp.smallest(blocks, loaded.device)
+    runner = new_runner(config, loaded, blocks)
+    if loaded.device.type == "cuda" and config.cudagraph:
+        sizes = bucket_sizes(
+            config.graph_max_batch_size,
+            config.graph_split_batch_size,
+            config.graph_grow_step_size,
+            config.max_slots,
+        )
+        runner.capture_graphs(sizes)
+    return runner, RunnerInfo(
+        num_blocks=blocks,
+        block_size=config.block_size,
+        max_slots=config.max_slots,
+        max_model_len=min(loaded.max_model_len, (blocks - 1) * config.block_size),
+        max_step_tokens=config.max_step_tokens,
+        vocab_size=model_config.vocab_size,
+        eos_ids=model_config.eos_ids,
+        architecture=model_config.architecture,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+        num_params=model_config.num_params,
+        load_seconds=time.perf_counter() - started,
+    )
+
+
+def pool_limits(config: RunnerConfig, loaded: LoadedModel) -> PoolLimits:
+    model = loaded.model.config
+    return PoolLimits(
+        block_size=config.block_size,
+        bytes_per_block=kv_bytes_per_block(
+            model.num_layers, config.block_size, loaded.num_kv_heads, model.head_dim, loaded.dtype.itemsize
+        ),
+        max_total_token_num=config.max_total_token_num,
+        mem_fraction=config.mem_fraction,
+        slot_state_bytes=config.max_slots * PenaltyCounts.bytes_per_slot(model.vocab_size),
+    )
+
+
+def new_runner(config: RunnerConfig, loaded: LoadedModel, num_blocks: int) -> ModelRunner:
+    model, device = loaded.model.config, loaded.device
+    kv = KVPool(
+        model.num_layers,
+        num_blocks,
+        config.block_size,
+        loaded.num_kv_heads,
+        model.head_dim,
+        loaded.dtype,
+        device,
+    )
+    workspace = None
+    if device.type == "cuda":
+        num_q_heads = model.num_q_heads // loaded.tp.size
+        workspace = make_workspace(config.max_slots, num_q_heads, loaded.num_kv_heads, model.head_dim, device)
+    return ModelRunner(
+        loaded.model,
+        kv,
+        # One position more than the longest sequence; see SlotTable.
+        rope_table(model.rope, loaded.max_model_len + 1, device),
+        workspace,
+        config.max_slots,
+        loaded.max_model_len,
+        config.max_step_tokens,
+    )
+
+
+def run_largest_step(config: RunnerConfig, loaded: LoadedModel) -> None:
+    """The step with the most tokens and the most sampled rows, over the scratch block alone."""
+    runner = new_runner(config, loaded, num_blocks=1)
+    rows = min(config.max_slots, config.max_step_tokens)
+    length = min(config.max_step_tokens // rows, loaded.max_model_len)
+    tokens = np.zeros(length, np.int32)
+    sampling = SlotSampling(temperature=1.0, top_p=0.9, top_k=50)
+    plan = StepPlan(0, starts=[SlotStart(slot, sampling) for slot in range(rows)])
+    plan.prefills = [PrefillChunk(slot, 0, tokens, samples=True) for slot in range(rows)]
+    runner.launch(plan).result()

@@ -1,0 +1,58 @@
+"""The process of one rank above 0: `python -m services.worker.runner.rank <socket fd>`, started by rank 0."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import traceback
+
+import msgpack
+import torch
+import torch.distributed as dist
+
+from services.worker.errors import ModelLoadError
+from services.worker.parallel.group import join
+from services.worker.runner.config import RunnerConfig
+from services.worker.runner.load import load_model, make_runner, pick_device
+from services.worker.runner.model_runner import ModelRunner
+from services.worker.runner.plan import decode_plan
+from services.worker.runner.ranks import end_process, receive, report
+
+
+def load(link: socket.socket) -> ModelRunner:
+    first = receive(link)
+    if first is None:
+        end_process(0)
+    options, rank, port = msgpack.unpackb(first)
+    config = RunnerConfig(**options)
+    device = pick_device(config, rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store = dist.TCPStore("127.0.0.1", port, config.tp, is_master=False)
+    tp = join(rank, config.tp, store, device)
+    loaded = load_model(config, tp, device)
+    report(link, None)
+    runner, _ = make_runner(config, loaded)
+    report(link, None)
+    return runner
+
+
+def main(link: socket.socket) -> None:
+    # Rank 0 decides when to stop; a Ctrl-C in the terminal reaches the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        runner = load(link)
+        while (plan := receive(link)) is not None:
+            runner.launch(decode_plan(plan))
+    except ModelLoadError as error:
+        report(link, error)
+        end_process(2)
+    except Exception:
+        traceback.print_exc()
+        end_process(1)
+    end_process(0)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,108 @@
+"""A step's numbers on their way to the device: one buffer, one copy a step, and never a wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+
+# Fields start on multiples of this many bytes: the kernels are compiled for aligned pointers.
+ALIGNMENT = 64
+# Layouts are kept for shapes seen before; decode steps have few, prefill steps many.
+MAX_LAYOUTS = 1024
+
+TORCH_DTYPES = {"int64": torch.int64, "int32": torch.int32, "float32": torch.float32, "uint8": torch.uint8}
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the fields of one combination of lengths lie."""
+
+    host: list[list[Array]]
+    """By ring entry, by field."""
+    device: dict[str, Tensor]
+    num_bytes: int
+
+
+class Staging:
+    """Packs named vectors and copies them to one device buffer.
+
+    A field's place depends only on the lengths of the fields up to it, so a captured graph may keep reading the
+    views it was captured with. The device buffer is overwritten by the next step: steps run in stream order. The
+    host buffers go round a ring of `depth`, each guarded by an event, so that none is written while being copied.
+    On cpu the device buffer is the host buffer.
+    """
+
+    def __init__(self, fields: dict[str, str], capacity: int, device: torch.device, depth: int) -> None:
+        """`fields`: name to dtype name ("int64", "int32", "float32"), in the order packed. capacity: bytes."""
+        self._fields = fields
+        self._cuda = device.type == "cuda"
+        depth = depth if self._cuda else 1
+        self._host = [torch.zeros(capacity, dtype=torch.uint8, pin_memory=self._cuda) for _ in range(depth)]
+        self._device = (
+            torch.zeros(capacity, dtype=torch.uint8, device=device) if self._cuda else self._host[0]
+        )
+        self._copied: list[torch.cuda.Event | None] = [None] * depth
+        self._next = 0
+        self._layouts: dict[tuple[int, ...], _Layout] = {}
+
+    def views(self, lengths: tuple[int, ...]) -> dict[str, Tensor]:
+        """The device views that `pack` returns for fields of these lengths."""
+        return self._layout(lengths).device
+
+    def pack(self, values: list[Array], lengths: tuple[int, ...] | None = None) -> dict[str, Tensor]:
+        """Copies one vector per field to the device and returns the views there.
+
+        With `lengths`, fields are at least that long and what a vector leaves uncovered keeps unspecified values.
+        """
+        layout = self._layout(lengths or tuple(len(value) for value in values))
+        entry = self._next
+        self._next = (entry + 1) % len(self._host)
+        copied = self._copied[entry]
+        if copied is not None:
+            copied.synchronize()
+        for view, value in zip(layout.host[entry], values, strict=True):
+            view[: len(value)] = value
+        if self._cuda:
+            self._device[: layout.num_bytes].copy_(self._host[entry][: layout.num_bytes], non_blocking=True)
+            if copied is None:
+                copied = self._copied[entry] = torch.cuda.Event()
+            copied.record()
+        return layout.device
+
+    def _layout(self, lengths: tuple[int, ...]) -> _Layout:
+        layout = self._layouts.get(lengths)
+        if layout is None:
+            if len(self._layouts) >= MAX_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[lengths] = self._make_layout(lengths)
+        return layout
+
+    def _make_layout(self, lengths: tuple[int, ...]) -> _Layout:
+        host: list[list[Array]] = [[] for _ in self._host]
+        device: dict[str, Tensor] = {}
+        offset = 0
+        for (name, dtype), length in zip(self._fields.items(), lengths, strict=True):
+            num_bytes = length * np.dtype(dtype).itemsize
+            if offset + num_bytes > self._device.numel():
+                raise ValueError(f"a step of lengths {lengths} does not fit {self._device.numel()} bytes")
+            for views, buffer in zip(host, self._host, strict=True):
+                views.append(buffer.numpy()[offset : offset + num_bytes].view(dtype))
+            device[name] = self._device[offset : offset + num_bytes].view(TORCH_DTYPES[dtype])
+            offset += -(-num_bytes // ALIGNMENT) * ALIGNMENT
+        return _Layout(host, device, offset)
+
+
+def upload(values: Array, device: torch.device) -> Tensor:
+    """An array to the device without waiting for what runs there; for what is too rare or too large to stage."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type != "cuda":
+        return tensor.clone()
+    # The caching host allocator keeps the pinned copy until the transfer is done.
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,88 @@
+"""Starts the model: in this process, and with `tp` above 1 in one more process per further rank."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from services.worker.errors import RunnerError, WorkerError
+from services.worker.parallel.group import TensorParallel, join
+from services.worker.runner.config import RunnerConfig
+from services.worker.runner.interface import Runner, RunnerInfo, StepHandle
+from services.worker.runner.load import load_model, make_runner, pick_device
+from services.worker.runner.model_runner import ModelRunner
+from services.worker.runner.plan import StepPlan, StepResult, encode_plan
+from services.worker.runner.ranks import RankProcesses
+
+
+def start_runner(config: RunnerConfig) -> Runner:
+    """Loads the model on every rank and returns when steps can run. Raises ModelLoadError or RunnerError."""
+    device = pick_device(config, rank=0)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if config.tp == 1:
+        local, info = make_runner(config, load_model(config, TensorParallel(), device))
+        return RootRunner(local, info, None)
+    store = dist.TCPStore("127.0.0.1", 0, config.tp, is_master=True, wait_for_workers=False)
+    ranks = RankProcesses(config, store.port)
+    try:
+        tp = join(0, config.tp, store, device)
+        loaded = load_model(config, tp, device)
+        ranks.wait_until_loaded()
+        local, info = make_runner(config, loaded)
+        ranks.wait_until_loaded()
+    except BaseException:
+        ranks.close()
+        raise
+    return RootRunner(local, info, ranks)
+
+
+class RootRunner:
+    """Rank 0: runs each plan itself after sending it to the other ranks. Implements Runner."""
+
+    def __init__(self, local: ModelRunner, info: RunnerInfo, ranks: RankProcesses | None) -> None:
+        self.info = info
+        self._local: ModelRunner | None = local
+        self._ranks = ranks
+
+    def launch(self, plan: StepPlan) -> StepHandle:
+        if self._local is None:
+            raise RunnerError("the runner is closed")
+        if self._ranks is None:
+            return self._local.launch(plan)
+        self._ranks.broadcast(encode_plan(plan))
+        try:
+            return RankedHandle(self._local.launch(plan), self._ranks)
+        except WorkerError:
+            raise
+        except RuntimeError as error:
+            # A collective fails because another rank is gone; say which, if one is.
+            self._ranks.check()
+            raise RunnerError(f"step {plan.step} failed: {error}") from error
+
+    def close(self) -> None:
+        if self._local is None:
+            return
+        self._local = None
+        if self._ranks is not None:
+            self._ranks.close()
+            dist.destroy_process_group()
+
+
+class RankedHandle:
+    """A step that other ranks take part in: waiting for it watches that they live, since a collective would not."""
+
+    def __init__(self, handle: StepHandle, ranks: RankProcesses) -> None:
+        self._handle = handle
+        self._ranks = ranks
+
+    def ready(self) -> bool:
+        if self._handle.ready():
+            return True
+        self._ranks.check()
+        return False
+
+    def result(self) -> StepResult:
+        while not self.ready():
+            self._ranks.pause()
+        return self._handle.result()
