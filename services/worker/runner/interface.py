@@ -27,7 +27,6 @@ class RunnerInfo:
     dtype: str
     device: str
     num_params: int
-    load_seconds: float
 
 
 class StepHandle(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +81,6 @@ def load_model(config: RunnerConfig, tp: TensorParallel, device: torch.device) -
 
 def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner, RunnerInfo]:
     """Sizes the pool and captures the graphs. Every rank calls it; they agree on the smallest pool."""
-    started = time.perf_counter()
     model_config = loaded.model.config
     limits = pool_limits(config, loaded)
     if loaded.device.type == "cuda":
@@ -111,7 +109,6 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         num_params=model_config.num_params,
-        load_seconds=time.perf_counter() - started,
     )
 
 

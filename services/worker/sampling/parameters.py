@@ -74,7 +74,9 @@ class SlotParameters:
         """The index of the slot's next token."""
         self.num_logprobs = np.zeros(slots, np.int64)
         self.features = np.zeros(slots, np.uint8)
-        self.numbers: dict[str, NDArray[Any]] = {name: np.zeros(slots, kind) for name, kind in ROW_PARAMETERS.items()}
+        self.numbers: dict[str, NDArray[Any]] = {
+            name: np.zeros(slots, kind) for name, kind in ROW_PARAMETERS.items()
+        }
         self._min_tokens = np.zeros(slots, np.int64)
         self._set_numbers(max_slots, SlotSampling())
 
