@@ -87,8 +87,16 @@ class Attention:
 
     def __call__(self, x: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> Tensor:
         """x [T, H], positions int64 [T] to [T, H]. The step's keys and values are written to `kv`."""
+        return self.o(self._attend(self.qkv(x), positions, kv, meta))
+
+    def add_to(self, stream: Tensor, norm: RMSNorm, positions: Tensor, kv: LayerKV, meta: StepMeta) -> None:
+        """Adds the attention of the normalised residual stream [T, H] to it in place. Needs `o.can_add`."""
+        self.o.add_to(stream, self._attend(self.qkv.of_norm(stream, norm), positions, kv, meta))
+
+    def _attend(self, qkv: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> Tensor:
+        """qkv [T, (query + 2 KV heads) * head_dim] to the heads' outputs side by side."""
         q = rope_and_store(
-            self.qkv(x),
+            qkv,
             positions,
             meta.cos_sin,
             meta.slot_mapping,
@@ -101,7 +109,7 @@ class Attention:
             self.norm_eps,
         )
         out = paged_attention(q, kv.k, kv.v, meta.attention, self.scale, self.sliding_window)
-        return self.o(out.view(x.shape[0], self.num_q_heads * self.head_dim))
+        return out.view(qkv.shape[0], self.num_q_heads * self.head_dim)
 
 
 class KVPool:

@@ -7,6 +7,7 @@ from torch import Tensor
 from kernels.activation import silu_and_mul
 from services.worker.layers.build import Build
 from services.worker.layers.linear import Linear, RowParallelLinear, split_columns
+from services.worker.layers.norm import RMSNorm
 
 
 class GatedMLP:
@@ -24,3 +25,12 @@ class GatedMLP:
         if self.gate_up.bias is None:
             return self.down(self.gate_up.silu_and_mul(x))
         return self.down(silu_and_mul(self.gate_up(x)))
+
+    @property
+    def can_add(self) -> bool:
+        """Whether `add_to` works: no other ranks, no biases."""
+        return self.down.can_add and self.gate_up.bias is None
+
+    def add_to(self, stream: Tensor, norm: RMSNorm) -> None:
+        """Adds the MLP of the normalised residual stream [T, H] to it in place."""
+        self.down.add_to(stream, self.gate_up.silu_and_mul_of_norm(stream, norm))

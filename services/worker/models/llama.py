@@ -33,6 +33,16 @@ class DecoderLayer:
         x = self.attention(x, positions, kv, meta)
         return self.mlp(self.mlp_norm(x, residual))
 
+    @property
+    def can_add(self) -> bool:
+        """Whether `add_to` works."""
+        return self.attention.o.can_add and self.mlp.can_add
+
+    def add_to(self, stream: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> None:
+        """The layer on a residual stream [T, H] kept in one buffer: norms and additions ride in the products."""
+        self.attention.add_to(stream, self.input_norm, positions, kv, meta)
+        self.mlp.add_to(stream, self.mlp_norm)
+
 
 class LlamaForCausalLM:
     def __init__(self, config: ModelConfig, build: Build) -> None:
@@ -60,6 +70,10 @@ class LlamaForCausalLM:
     def forward(self, ids: Tensor, positions: Tensor, kv: KVPool, meta: StepMeta) -> Tensor:
         """ids and positions int64 [T] to the final hidden states [T, H]; fills the pool at meta.slot_mapping."""
         residual = self.embedding(ids)
+        if all(layer.can_add for layer in self.layers):
+            for layer, layer_kv in zip(self.layers, kv.layers, strict=True):
+                layer.add_to(residual, positions, layer_kv, meta)
+            return self.next_norms[-1](residual)
         x = self.layers[0].input_norm(residual)
         for layer, layer_kv, next_norm in zip(self.layers, kv.layers, self.next_norms, strict=True):
             x = next_norm(layer(x, residual, positions, layer_kv, meta), residual)
