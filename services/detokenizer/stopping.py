@@ -13,13 +13,12 @@ class StopFinder:
     begin together, the shortest.
     """
 
-    __slots__ = ("_by_first", "_held", "_includes", "_stops")
+    __slots__ = ("_by_first", "_held", "_includes")
 
     def __init__(self, stops: Sequence[str], *, include_stop: bool) -> None:
-        self._stops = sorted({stop for stop in stops if stop}, key=lambda stop: (len(stop), stop))
         self._includes = include_stop
-        self._by_first: dict[str, list[str]] = {}
-        for stop in self._stops:
+        self._by_first: dict[str, list[str]] = {}  # shortest first
+        for stop in sorted({stop for stop in stops if stop}, key=len):
             self._by_first.setdefault(stop[0], []).append(stop)
         self._held = ""
 
@@ -31,12 +30,16 @@ class StopFinder:
         if not text:
             return "", None
         before, text = len(self._held), self._held + text
-        if may_stop:
-            stop, at = self._find(text, before)
-            if stop is not None:
-                self._held = ""
-                return text[: at + len(stop) if self._includes else at], stop
-        cut = self._first_beginning(text)
+        cut = size = len(text)
+        for at, c in enumerate(text):
+            for stop in self._by_first.get(c, ()):
+                end = at + len(stop)
+                if end > size:
+                    if cut == size and stop.startswith(text[at:]):
+                        cut = at  # may become this stop string
+                elif may_stop and end > before and text.startswith(stop, at):
+                    self._held = ""
+                    return text[: end if self._includes else at], stop
         self._held = text[cut:]
         return text[:cut], None
 
@@ -44,23 +47,3 @@ class StopFinder:
         """What was held back, at the end of the stream."""
         held, self._held = self._held, ""
         return held
-
-    def _find(self, text: str, before: int) -> tuple[str | None, int]:
-        """The earliest stop string that ends after the first ``before`` characters, and where it begins."""
-        found, at = None, len(text)
-        for stop in self._stops:
-            # Only what the new text completes: earlier ones were allowed to pass.
-            here = text.find(stop, max(0, before - len(stop) + 1), at + len(stop) - 1)
-            if here >= 0:
-                found, at = stop, here
-        return found, at
-
-    def _first_beginning(self, text: str) -> int:
-        """Where the longest end of ``text`` begins that is a proper beginning of a stop string."""
-        for i, c in enumerate(text):
-            stops = self._by_first.get(c)
-            if stops:
-                size = len(text) - i
-                if any(size < len(stop) and stop.startswith(text[i:]) for stop in stops):
-                    return i
-        return len(text)
