@@ -1,0 +1,335 @@
+"""The scheduler: plans a step, and takes in its result while the next one runs.
+
+It works ahead of results. A sequence that decodes is taken to yield one id a step, so its next position, its next
+block and its end by length are known before the id itself. Only an end by a stop id is noticed late: what was
+drawn after it is dropped. Blocks and slots are given back when no step under way names them any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.common.messages import frames
+from services.worker.cache import PrefixCache
+from services.worker.runner.plan import PrefillChunk, SlotStart, StepPlan, StepResult
+from services.worker.scheduler.admission import Limits, has_room, is_worth_waiting
+from services.worker.scheduler.sequence import Sequence, State, StepOutcome
+from services.worker.scheduler.waiting import WaitingQueue
+
+
+@dataclass(slots=True)
+class _Step:
+    """A planned step: whose rows it has, in the order of its result."""
+
+    number: int
+    sampled: list[Sequence]
+    chunks: list[tuple[Sequence, int]]  # (sequence, end of its chunk)
+
+
+class Scheduler:
+    """Call schedule() and launch its plan; call collect() with each plan's result, in order."""
+
+    def __init__(self, limits: Limits, cache: PrefixCache) -> None:
+        # With more slots than tokens in a step, decode rows would leave no room for a prompt, or not all fit.
+        self._num_slots = min(limits.max_running, limits.max_step_tokens)
+        self.limits, self.cache = limits, cache
+        self._waiting = WaitingQueue()
+        self._prefilling: list[Sequence] = []
+        self._decoding: list[Sequence] = []
+        self._leaving: list[Sequence] = []  # have left the batch and still hold blocks
+        self._free_slots = list(range(self._num_slots - 1, -1, -1))
+        self._computing: dict[bytes, Sequence] = {}  # names of blocks that a prefill will publish
+        self._in_flight: deque[_Step] = deque()
+        self._news = StepOutcome()
+        self._next_step = 0
+        self._last_collected = -1
+        self._can_admit = True  # False: the head did not fit, and nothing was given back since
+
+    # ---- figures
+
+    @property
+    def num_running(self) -> int:
+        return len(self._prefilling) + len(self._decoding)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._prefilling or self._decoding or self._waiting or self._in_flight)
+
+    # ---- commands
+
+    def add(self, sequence: Sequence) -> bool:
+        """Puts a sequence in line. False when its ids show that it has ended already."""
+        assert sequence.num_prompt > 0
+        assert sequence.last_position <= self.cache.pool.num_usable * self.cache.block_size
+        if sequence.finish() != frames.RUNNING:
+            sequence.state = State.FINISHED
+            return False
+        self._waiting.push(sequence)
+        self._can_admit = True
+        return True
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Takes a sequence out, in whatever state. Its blocks are free once the step under way is done."""
+        if sequence.state is State.WAITING:
+            sequence.state = State.FINISHED
+            self._waiting.forget()
+            self._can_admit = True
+        elif sequence.state is not State.FINISHED:
+            self._leave(sequence, State.FINISHED)
+            self._sweep()
+            self._release_left()
+
+    # ---- planning
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None when there is nothing to run. The plan must then be launched."""
+        for under_way in self._in_flight:
+            self._publish_chunks(under_way)
+        plan, step = StepPlan(self._next_step), _Step(self._next_step, [], [])
+        self._plan_decodes(plan, step)
+        budget = self.limits.max_step_tokens - len(plan.decode_slots)
+        for sequence in self._prefilling:
+            if budget <= 0:
+                break
+            budget -= self._plan_chunk(sequence, budget, plan, step)
+        while budget > 0 and (admitted := self._admit(budget, plan)) is not None:
+            budget -= self._plan_chunk(admitted, budget, plan, step)
+        if not step.sampled and not step.chunks:
+            return None
+        self._settle_states(step)
+        self._next_step += 1
+        self._in_flight.append(step)
+        return plan
+
+    def _plan_decodes(self, plan: StepPlan, step: _Step) -> None:
+        needing = [s for s in self._decoding if s.num_planned == s.capacity]
+        stalled: set[int] = set()
+        if len(needing) > self.cache.pool.num_free:
+            needing, stalled = self._make_room(needing)
+        for sequence in needing:
+            blocks = self.cache.pool.allocate(1)
+            plan.set_blocks(sequence.slot, len(sequence.blocks), blocks)
+            self._extend(sequence, blocks)
+        number = plan.step
+        step.sampled = [s for s in self._decoding if s.slot not in stalled] if stalled else self._decoding[:]
+        plan.decode_slots = [s.slot for s in step.sampled]
+        for sequence in step.sampled:
+            sequence.num_planned += 1
+            sequence.last_step = number
+
+    def _make_room(self, needing: list[Sequence]) -> tuple[list[Sequence], set[int]]:
+        """Preempts until the rest fits, now or once the steps under way are done.
+
+        Returns who gets a block now, and the slots of those that sit out this step.
+        """
+        pool = self.cache.pool
+        needing = sorted(needing, key=lambda s: s.order)
+        while self.num_running > 1:
+            on_the_way = sum(pool.references(block) == 1 for s in self._leaving for block in s.blocks)
+            if len(needing) <= pool.num_free + on_the_way:
+                break
+            victim = max(self._prefilling + self._decoding, key=lambda s: s.order)
+            self._leave(victim, State.PREEMPTED)
+            self._sweep()
+            self._release_left()
+            self._news.preempted.append(victim)
+            if victim in needing:
+                needing.remove(victim)
+        num_now = min(len(needing), pool.num_free)
+        return needing[:num_now], {s.slot for s in needing[num_now:]}
+
+    def _plan_chunk(self, sequence: Sequence, budget: int, plan: StepPlan, step: _Step) -> int:
+        """Plans the next tokens of a prompt; returns how many."""
+        start = sequence.num_planned
+        size = min(sequence.target - start, self.limits.max_chunk_tokens, budget)
+        end = start + size
+        samples = end == sequence.target
+        ids = np.array(sequence.ids[start:end], np.int32)
+        plan.prefills.append(PrefillChunk(sequence.slot, start, ids, samples))
+        step.chunks.append((sequence, end))
+        if samples:
+            step.sampled.append(sequence)
+        sequence.num_planned = end
+        sequence.last_step = plan.step
+        return size
+
+    def _settle_states(self, step: _Step) -> None:
+        """Moves on those whose prompt or whose last position is now planned."""
+        has_moved, prefill = False, State.PREFILL
+        for sequence in step.sampled:
+            if sequence.num_planned == sequence.last_position:
+                self._leave(sequence, State.ENDING)
+                has_moved = True
+            elif sequence.state is prefill:
+                sequence.state = State.DECODE
+                self._decoding.append(sequence)
+                has_moved = True
+        if has_moved:
+            self._sweep()
+
+    # ---- admission
+
+    def _admit(self, budget: int, plan: StepPlan) -> Sequence | None:
+        """Gives the first in line a slot and blocks for all its ids, if they are there."""
+        while self._can_admit and self._free_slots and (head := self._waiting.head()) is not None:
+            head.chain.extend(head.ids, len(head.ids))
+            names = head.chain.names[: self.cache.num_matchable(len(head.ids))]
+            found = self.cache.match(names)
+            if is_worth_waiting(head, names[len(found) :], self._computing, self.cache.block_size):
+                self._waiting.hold()
+                continue
+            if not self.limits.can_chunk and len(head.ids) - len(found) * self.cache.block_size > budget:
+                return None
+            if not has_room(head, found, self._prefilling + self._decoding, self.cache, self.limits):
+                self._can_admit = False
+                return None
+            self._start(self._waiting.pop(), found, plan)
+            return head
+        return None
+
+    def _start(self, sequence: Sequence, found: list[int], plan: StepPlan) -> None:
+        pool, size = self.cache.pool, self.cache.block_size
+        sequence.num_shared = sum(pool.references(block) > 0 for block in found)
+        pool.retain(found)
+        sequence.state = State.PREFILL
+        sequence.slot = self._free_slots.pop()
+        sequence.target = len(sequence.ids)
+        sequence.num_planned = len(found) * size
+        sequence.num_published = len(found)
+        if sequence.cached_tokens < 0:
+            sequence.cached_tokens = min(sequence.num_planned, sequence.num_prompt)
+        self._extend(sequence, found)
+        self._extend(sequence, pool.allocate(self.cache.blocks_for(sequence.target) - len(found)))
+        for name in sequence.chain.names[len(found) :]:
+            self._computing.setdefault(name, sequence)
+        prompt = sequence.ids[: sequence.num_prompt] if sequence.sampling.has_penalties else []
+        outputs = sequence.ids[sequence.num_prompt :]
+        plan.starts.append(
+            SlotStart(
+                sequence.slot, sequence.sampling, np.array(prompt, np.int32), np.array(outputs, np.int32)
+            )
+        )
+        plan.set_blocks(sequence.slot, 0, sequence.blocks)
+        self._prefilling.append(sequence)
+        self._news.admitted.append(sequence)
+
+    def _extend(self, sequence: Sequence, blocks: list[int]) -> None:
+        sequence.blocks += blocks
+        sequence.capacity += len(blocks) * self.cache.block_size
+
+    # ---- results
+
+    def collect(self, result: StepResult) -> StepOutcome:
+        """Takes in the result of the oldest step under way, and says what became known since the last."""
+        step = self._in_flight.popleft()
+        assert result.step == step.number, f"result of step {result.step}, expected {step.number}"
+        self._last_collected = step.number
+        self._publish_chunks(step)
+        outcome, self._news = self._news, StepOutcome()
+        self._append_ids(step.sampled, result.token_ids.tolist(), outcome)
+        if outcome.finish:
+            self._sweep()
+        if self._leaving:
+            self._release_left()
+        return outcome
+
+    def _append_ids(self, sampled: list[Sequence], tokens: list[int], outcome: StepOutcome) -> None:
+        """The one pass over all rows of a step; what is done per row here is paid by every token."""
+        finished, size = State.FINISHED, self.cache.block_size
+        handles, index, out_ids, rows = outcome.handles, outcome.index, outcome.ids, outcome.result_rows
+        for row, (sequence, token) in enumerate(zip(sampled, tokens, strict=True)):
+            if sequence.state is finished:
+                continue  # cancelled, or ended by the id before: this one was drawn in vain
+            ids = sequence.ids
+            length = len(ids)
+            if not length % size:
+                self._publish(sequence, length)
+            ids.append(token)
+            position = length - sequence.num_prompt
+            handles.append(sequence.handle)
+            index.append(position)
+            out_ids.append(token)
+            rows.append(row)
+            if token in sequence.stop_ids or position + 1 >= sequence.max_tokens:
+                finish = sequence.finish()
+                if finish != frames.RUNNING:
+                    outcome.finish[len(rows) - 1] = finish
+                    self._leave(sequence, finished)
+
+    def _publish_chunks(self, step: _Step) -> None:
+        """Lets later steps find the full blocks of this step's prompts: plans run strictly in order."""
+        for sequence, end in step.chunks:
+            if sequence.blocks and sequence.num_published < end // self.cache.block_size:
+                self._publish(sequence, end)
+                self._waiting.unhold()
+                self._can_admit = True
+
+    def _publish(self, sequence: Sequence, num_computed: int) -> None:
+        """Names the full blocks of the first ``num_computed`` positions, whose ids must be known."""
+        sequence.chain.extend(sequence.ids, num_computed)
+        names = sequence.chain.names
+        for i in range(sequence.num_published, num_computed // self.cache.block_size):
+            self.cache.publish(sequence.blocks[i], names[i])
+            if self._computing.get(names[i]) is sequence:
+                del self._computing[names[i]]
+            sequence.num_published = i + 1
+
+    # ---- leaving
+
+    def _leave(self, sequence: Sequence, state: State) -> None:
+        """Takes a sequence out of the batch. A _sweep() and a _release_left() must follow."""
+        was, sequence.state = sequence.state, state
+        if was in (State.PREFILL, State.DECODE):
+            self._leaving.append(sequence)
+        if was is State.PREFILL and state is not State.ENDING:
+            for name in sequence.chain.names:
+                if self._computing.get(name) is sequence:
+                    del self._computing[name]
+            self._waiting.unhold()
+
+    def _sweep(self) -> None:
+        self._prefilling = [s for s in self._prefilling if s.state is State.PREFILL]
+        self._decoding = [s for s in self._decoding if s.state is State.DECODE]
+
+    def _release_left(self) -> None:
+        """Frees what no step under way names any more."""
+        done = [s for s in self._leaving if s.last_step <= self._last_collected]
+        if not done:
+            return
+        self._leaving = [s for s in self._leaving if s.last_step > self._last_collected]
+        self._can_admit = True
+        for sequence in done:
+            self.cache.pool.release(sequence.blocks)
+            self._free_slots.append(sequence.slot)
+            sequence.blocks, sequence.capacity, sequence.slot = [], 0, -1
+            if sequence.state is State.PREEMPTED:
+                self._waiting.push(sequence)
+
+    # ---- invariants
+
+    def check(self) -> None:
+        """Asserts what must hold between any two calls."""
+        running = self._prefilling + self._decoding
+        holders = running + self._leaving
+        self.cache.check([s.blocks for s in holders])
+        self._waiting.check()
+        slots = sorted([s.slot for s in holders] + self._free_slots)
+        assert slots == list(range(self._num_slots)), "a slot is lost or doubled"
+        assert all(s.state is State.PREFILL and s.num_planned < s.target for s in self._prefilling)
+        assert all(s.state is State.DECODE and s.num_planned >= s.target for s in self._decoding)
+        assert all(not s.is_running and s.last_step > self._last_collected for s in self._leaving)
+        assert all(s.num_planned <= s.capacity == len(s.blocks) * self.cache.block_size for s in holders)
+        assert all(owner.blocks for owner in self._computing.values())
+        assert all(not s.blocks and s.slot == -1 for s in self._waiting.sequences())
+        assert not self._waiting.num_held or self._computing, "sequences wait for a prefix nobody computes"
