@@ -87,8 +87,10 @@ def gemv_kernel(
 def _tile_dot(x, weight, total, WEIGHT_LEFT: tl.constexpr, PRECISION: tl.constexpr):
     """total [N, T] += weight [N, K] x [T, K]^T, or total [T, N] += x [T, K] weight [N, K]^T."""
     if WEIGHT_LEFT:
-        return tl.dot(weight, tl.trans(x), total, input_precision=PRECISION)
-    return tl.dot(x, tl.trans(weight), total, input_precision=PRECISION)
+        total = tl.dot(weight, tl.trans(x), total, input_precision=PRECISION)
+    else:
+        total = tl.dot(x, tl.trans(weight), total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit

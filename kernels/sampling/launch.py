@@ -1,80 +1,79 @@
-"""Launching the sampling kernels: which of them a step needs, and their temporaries."""
+"""Launching the sampling kernels. No host value depends on a device one: the whole of it can be captured."""
 
 from __future__ import annotations
 
 import torch
 import triton
 
-from kernels.pdl import launch_options
-from kernels.sampling.kernel import combine_kernel, draw_kernel, process_kernel, threshold_kernel
-from kernels.sampling.noise import REACH
+from kernels.sampling.kernel import bias_kernel, finish_kernel, partial_kernel, process_kernel
 from kernels.sampling.params import SampleOutput, SamplingTensors
 
-CHUNK = 4096  # tokens of the vocabulary per program of the draw; fixed, see kernel.py
-SEARCH_BLOCK = 8192
+# One size for every batch, see kernel.py. 4096 scores are 8 or 16 KiB: enough loads in flight for one program.
+CHUNK = 4096
+
+
+def process_triton(logits: torch.Tensor, params: SamplingTensors, chunk: int = CHUNK) -> torch.Tensor:
+    """Scores [R, V] float32 after bias, allowed tokens and penalties; `logits` stay as they are."""
+    rows, vocabulary = logits.shape
+    scores = torch.empty_like(logits, dtype=torch.float32)
+    source = logits
+    if params.any_logit_bias:
+        source = scores.copy_(logits)
+        bias_kernel[(rows,)](
+            scores, params.bias_start, params.bias_ids, params.bias_values, vocabulary, 128, num_warps=1
+        )
+    mask = params.allowed_mask
+    if mask is None and not params.any_penalty:
+        return scores
+    unused = params.temperature
+    process_kernel[(rows, triton.cdiv(vocabulary, chunk))](
+        source, scores, unused if mask is None else mask,
+        params.output_counts if params.any_penalty else unused,
+        _as_bytes(params.prompt_mask) if params.any_penalty else unused,
+        params.slot if params.any_penalty else unused,
+        params.presence, params.frequency, params.repetition,
+        vocabulary, 0 if mask is None else mask.stride(0),
+        CHUNK=chunk, MASKED=mask is not None, PENALTIES=params.any_penalty, num_warps=8,
+    )  # fmt: skip
+    return scores
+
+
+def _as_bytes(mask: torch.Tensor | None) -> torch.Tensor | None:
+    return mask.view(torch.int8) if mask is not None and mask.dtype == torch.bool else mask
 
 
 def sample_triton(
-    logits: torch.Tensor,
-    params: SamplingTensors,
-    token_index: torch.Tensor,
-    *,
-    search_block: int = SEARCH_BLOCK,
+    logits: torch.Tensor, params: SamplingTensors, token_index: torch.Tensor, chunk: int = CHUNK
 ) -> SampleOutput:
-    """See `kernels.sampling.sample`. No host sync; can be captured in a CUDA graph."""
+    """See `kernels.sampling.sample`."""
     logits = logits.contiguous()
     rows, vocabulary = logits.shape
-    device = logits.device
-    scores = _process(logits, params) if params.has_processors else logits
-    has_floor = params.any_top_p_k and not params.all_greedy
-    floor = torch.empty(rows if has_floor else 1, dtype=torch.float32, device=device)
-    if has_floor and rows:
-        threshold_kernel[(rows,)](
-            scores, params.temperature, params.top_p, params.top_k, params.min_p, floor, vocabulary,
-            REACH=REACH, BLOCK=min(search_block, triton.next_power_of_2(vocabulary)), num_warps=16,
-            **launch_options(device),
-        )  # fmt: skip
-    chunks = triton.cdiv(vocabulary, CHUNK)
-    best, peak, mass = torch.empty(3, rows, chunks, dtype=torch.float32, device=device)
-    best_ids = torch.empty(rows, chunks, dtype=torch.int32, device=device)
-    ids = torch.empty(rows, dtype=torch.int64, device=device)
-    chosen, log_mass = torch.empty(2, rows, dtype=torch.float32, device=device)
+    chunks = triton.cdiv(vocabulary, chunk)
+    scores = process_triton(logits, params, chunk) if params.has_processors else logits
+    restricts = params.any_top_p_k and not params.all_greedy
+    floats = torch.empty(4, rows, chunks, dtype=torch.float32, device=logits.device)
+    highest, best, raw_highest, raw_sum = floats.unbind(0)
+    best_id = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
+    ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    logprobs = torch.empty(rows, dtype=torch.float32, device=logits.device)
     if rows:
-        draw_kernel[(rows, chunks)](
-            scores, logits, params.temperature, params.seed, token_index, floor, best, best_ids, peak, mass,
-            vocabulary, chunks, ALL_GREEDY=params.all_greedy, HAS_FLOOR=has_floor, LOGPROBS=params.needs_logprobs,
-            BLOCK=CHUNK, num_warps=8, **launch_options(device),
+        shared = (
+            logits, scores, params.temperature, params.top_p, params.top_k, params.min_p, params.seed, token_index,
+            highest, best, best_id, raw_highest, raw_sum,
         )  # fmt: skip
-        combine_kernel[(rows,)](
-            best, best_ids, peak, mass, logits, ids, chosen, log_mass, vocabulary, chunks,
-            LOGPROBS=params.needs_logprobs, BLOCK=triton.next_power_of_2(chunks), num_warps=1,
-            **launch_options(device),
+        partial_kernel[(rows, chunks)](
+            *shared, vocabulary, CHUNK=chunk, TOP_P_K=restricts, GREEDY=params.all_greedy,
+            PROCESSED=params.has_processors, LOGPROBS=params.needs_logprobs, num_warps=8,
+        )  # fmt: skip
+        finish_kernel[(rows,)](
+            *shared, ids, logprobs, vocabulary, chunks, CHUNK=chunk, BLOCK_CHUNKS=triton.next_power_of_2(chunks),
+            TOP_P_K=restricts, LOGPROBS=params.needs_logprobs, num_warps=16 if restricts else 1,
         )  # fmt: skip
     if not params.needs_logprobs:
         return SampleOutput(ids)
     if not params.max_top_logprobs:
-        return SampleOutput(ids, chosen)
-    top = logits.float().topk(params.max_top_logprobs, dim=1)
-    return SampleOutput(ids, chosen, top.indices, top.values - log_mass.unsqueeze(1))
-
-
-def _process(logits: torch.Tensor, params: SamplingTensors) -> torch.Tensor:
-    """Scores [R, V] float32 after bias, masks and penalties. Absent operands are replaced by one never read."""
-    rows, vocabulary = logits.shape
-    scores = torch.empty(rows, vocabulary, dtype=torch.float32, device=logits.device)
-    bias = (
-        (params.bias_start, params.bias_ids, params.bias_values) if params.any_logit_bias else (logits,) * 3
-    )
-    penalty = (
-        (params.slot, params.output_counts, params.prompt_mask.view(torch.int8))
-        if params.any_penalty
-        else (logits,) * 3
-    )
-    mask = logits if params.allowed_mask is None else params.allowed_mask
-    if rows:
-        process_kernel[(rows, triton.cdiv(vocabulary, CHUNK))](
-            logits, scores, *bias, mask, *penalty, params.presence, params.frequency, params.repetition, vocabulary,
-            (vocabulary + 31) // 32, HAS_BIAS=params.any_logit_bias, HAS_MASK=params.allowed_mask is not None,
-            HAS_PENALTY=params.any_penalty, BLOCK=CHUNK, num_warps=8, **launch_options(logits.device),
-        )  # fmt: skip
-    return scores
+        return SampleOutput(ids, logprobs)
+    top = logits.topk(params.max_top_logprobs, dim=1)
+    chosen = logits.gather(1, ids.unsqueeze(1)).float()
+    log_sum = chosen - logprobs.unsqueeze(1)
+    return SampleOutput(ids, logprobs, top.indices, top.values.float() - log_sum)

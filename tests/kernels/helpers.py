@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.attention import AttentionMeta, Workspace
+from kernels.sampling import SamplingTensors
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter truncates to bfloat16 and multiplies its tiles as integers, so that type is for GPUs only.
@@ -96,3 +97,25 @@ def attention_answer(case: AttentionCase, sliding_window: int | None = None) -> 
 def relative_error(out: torch.Tensor, answer: torch.Tensor) -> float:
     """`|out - answer| / |answer|` in float64; NaN anywhere gives NaN, which no comparison passes."""
     return float((out.double() - answer.double()).norm() / answer.double().norm().clamp(min=1e-30))
+
+
+def sampling_params(rows: int, device: str = DEVICE, **overrides: object) -> SamplingTensors:
+    """Neutral parameters for `rows` rows at temperature 1, with `overrides`; scalars fill a per-row tensor."""
+    types = {
+        "temperature": (1.0, torch.float32),
+        "top_p": (1.0, torch.float32),
+        "top_k": (0, torch.int32),
+        "min_p": (0.0, torch.float32),
+        "seed": (0, torch.int64),
+        "presence": (0.0, torch.float32),
+        "frequency": (0.0, torch.float32),
+        "repetition": (1.0, torch.float32),
+    }
+    fields: dict[str, object] = dict(overrides)
+    for name, (neutral, dtype) in types.items():
+        value = overrides.get(name, neutral)
+        is_tensor = isinstance(value, torch.Tensor)
+        fields[name] = (
+            value.to(device, dtype) if is_tensor else torch.full((rows,), value, dtype=dtype, device=device)
+        )
+    return SamplingTensors(**fields)
