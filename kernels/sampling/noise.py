@@ -60,7 +60,7 @@ def token_hash(ids: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torc
 
 def gumbel_noise(ids: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise, float32, for int32 token `ids` under the row keys `low`, `high` (broadcast)."""
-    v = token_hash(ids, low, high).long().bitwise_and_(0xFFFFFFFF).float()
+    v = token_hash(ids, low, high).view(torch.uint32).float()
     v = v.add_(0.5).mul_(2.0**-32).clamp_(max=1.0 - 2.0**-24)
     # -log(1 - v) loses its digits for small v, which is where the winners are: use the series there.
     series = v * (1.0 + v * (0.5 + v * (1.0 / 3.0 + v * 0.25)))

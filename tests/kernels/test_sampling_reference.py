@@ -65,14 +65,9 @@ def test_draws_follow_the_documented_distribution(parameters: dict[str, float]) 
 
 
 def test_flat_draws_over_a_large_vocabulary_are_uniform() -> None:
-    vocabulary, draws = 1 << 16, 2000
+    vocabulary, draws = 1 << 14, 640
     params = sampling_params(draws, "cpu", seed=torch.arange(draws))
-    ids = torch.cat(
-        [
-            sample(torch.zeros(draws, vocabulary), params, torch.full((draws,), index)).ids
-            for index in range(2)
-        ]
-    )
+    ids = sample(torch.zeros(draws, vocabulary), params, torch.arange(draws)).ids
     counts = torch.bincount(ids // (vocabulary // 64), minlength=64)
     assert chi_square_p_value(counts, torch.full((64,), 1 / 64, dtype=torch.float64)) > 1e-3
 
