@@ -32,9 +32,9 @@ class TensorParallel:
         if self.group is None:
             return x
         parts = x.new_empty((self.size, *x.shape))
-        dist.all_gather_into_tensor(
-            parts.view(self.size * x.shape[0], *x.shape[1:]), x.contiguous(), self.group
-        )
+        # torch 2.13 renamed it and warns about the old name, which is the only one that 2.11 has.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(parts.view(self.size * x.shape[0], *x.shape[1:]), x.contiguous(), self.group)
         return parts.movedim(0, -2).reshape(*x.shape[:-1], self.size * x.shape[-1])
 
     def smallest(self, value: int, device: torch.device) -> int:

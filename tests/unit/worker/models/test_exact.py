@@ -106,3 +106,13 @@ def test_greedy_tokens_equal_transformers(variant, tmp_path):
     expected = transformers_greedy(model_dir, prompts, NEW_TOKENS)
     assert our_greedy(cpu_config(model_dir), prompts, chunk_size=7) == expected
     assert our_greedy(cpu_config(model_dir), prompts, chunk_size=1 << 20) == expected
+
+
+@pytest.mark.parametrize("variant", ["llama-one-kv-head", "qwen2-sliding-upper-layers", "qwen3-biased-wide-heads"])
+def test_two_ranks_give_the_tokens_of_one(variant, tmp_path):
+    family, overrides = VARIANTS[variant]
+    # A vocabulary that two ranks do not divide, so that the padding rows are there.
+    model_dir = make_model(tmp_path, family, vocab_size=513, **overrides)
+    prompts = ragged_prompts()
+    expected = transformers_greedy(model_dir, prompts, NEW_TOKENS)
+    assert our_greedy(cpu_config(model_dir, tp=2), prompts, chunk_size=7) == expected
