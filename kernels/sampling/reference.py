@@ -101,14 +101,13 @@ def sample(logits: torch.Tensor, params: SamplingTensors, token_index: torch.Ten
     if params.has_processors:
         scores = process(scores.clone() if scores is logits else scores, params)
     ids = scores.argmax(1)
-    sampled = (
-        torch.empty(0, dtype=torch.long) if params.all_greedy else (params.temperature > 0).nonzero()[:, 0]
-    )
-    low, high = row_keys(params.seed, token_index)
-    for rows in sampled.split(max(1, GROUP_SCORES // logits.shape[1])):
-        z = scores[rows] * (1.0 / params.temperature[rows]).unsqueeze(1)
-        floor = thresholds(z, params, rows) if params.any_top_p_k else None
-        ids[rows] = draw(z, floor, low[rows], high[rows])
+    if not params.all_greedy:
+        low, high = row_keys(params.seed, token_index)
+        sampled = (params.temperature > 0).nonzero()[:, 0]
+        for rows in sampled.split(max(1, GROUP_SCORES // logits.shape[1])):
+            z = scores[rows] * (1.0 / params.temperature[rows]).unsqueeze(1)
+            floor = thresholds(z, params, rows) if params.any_top_p_k else None
+            ids[rows] = draw(z, floor, low[rows], high[rows])
     if logprobs is None:
         return SampleOutput(ids)
     chosen = logprobs.gather(1, ids.unsqueeze(1)).squeeze(1)
