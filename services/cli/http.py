@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 
-async def get(url: str, *, timeout_s: float = 2.0) -> tuple[int, bytes]:
+async def get(
+    url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float = 2.0
+) -> tuple[int, bytes]:
     """Status and body; (0, reason) when nobody answers. Certificates are not checked: it only asks our own."""
     parts = urlsplit(url)
     context = None
@@ -19,7 +22,8 @@ async def get(url: str, *, timeout_s: float = 2.0) -> tuple[int, bytes]:
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
             try:
                 path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-                writer.write(f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())
+                more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+                writer.write(f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\n{more}\r\n".encode())
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
                 return int(head.split(b" ", 2)[1]), body
             finally:

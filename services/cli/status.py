@@ -90,11 +90,10 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--json", action="store_true")
     arguments.add_argument("--interval", type=float, default=0.3, help="seconds between heartbeats")
     flags = arguments.parse(argv)
-    if os.environ.get("SHOAL_NATS_URL") and not flags.run:
-        bus_env, expected = {k: v for k, v in os.environ.items() if k.startswith("SHOAL_NA")}, {}
-    else:
-        run = rundir.choose_run(rundir.state_root(os.environ), flags.run)
-        bus_env, expected = run.bus, run.services
+    bus_env, expected = fleet.bus_of(os.environ, flags.run), {}
+    for run in rundir.live_runs(rundir.state_root(os.environ)):
+        if run.bus == bus_env:
+            expected = run.services
     found = asyncio.run(collect(bus_env, expected, flags.interval))
     is_well = bool(found) and all(row.state == events.READY for row in found)
     if flags.json:

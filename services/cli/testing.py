@@ -58,7 +58,10 @@ def checks() -> list[tuple[str, list[str]]]:
     return [
         ("ruff check", [*python, "ruff", "check", "."]),
         ("ruff format", [*python, "ruff", "format", "--check", "."]),
-        ("import directions", [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]),
+        (
+            "import directions",
+            [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
+        ),
         ("mypy", [*python, "mypy", "services", "kernels"]),
     ]
 

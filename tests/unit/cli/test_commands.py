@@ -46,7 +46,9 @@ def test_unknown_command_is_one_line():
 
 
 def test_the_options_page_is_current():
-    assert (REPO / "docs" / "options.md").read_text() == markdown(), "run ./shoal options --markdown > docs/options.md"
+    assert (REPO / "docs" / "options.md").read_text() == markdown(), (
+        "run ./shoal options --markdown > docs/options.md"
+    )
 
 
 def test_config_shows_sources_and_hides_secrets():
@@ -88,7 +90,10 @@ def test_up_names_the_port_that_is_taken(tmp_path: Path):
 def test_down_and_status_say_that_nothing_is_up(tmp_path: Path):
     for command in ("down", "status"):
         done = run(command, env={"SHOAL_STATE_DIR": str(tmp_path)})
-        assert (done.returncode, done.stderr) == (2, f"shoal {command}: nothing is up; start it with ./shoal up\n")
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"shoal {command}: nothing is up; start it with ./shoal up\n",
+        )
 
 
 def test_the_command_line_imports_neither_torch_nor_a_service():

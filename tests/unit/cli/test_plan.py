@@ -10,18 +10,20 @@ from services.cli.plan import Backing, Machine, gpu_slices, model_of, plan_servi
 from services.common.errors import ConfigError
 from services.common.options import Settings, parse
 
-BACKING = Backing({"SHOAL_NATS_URL": "nats://127.0.0.1:1", "SHOAL_NATS_PASSWORD": "n", "SHOAL_REDIS_URL": "r"})
+BACKING = Backing(
+    {"SHOAL_NATS_URL": "nats://127.0.0.1:1", "SHOAL_NATS_PASSWORD": "n", "SHOAL_REDIS_URL": "r"}
+)
 
 
 def settings(*argv: str) -> Settings:
     return parse("up", argv, {})
 
 
-def plan(*argv: str, machine: Machine = Machine(4), backing: Backing = BACKING):
+def plan(*argv: str, machine: Machine | None = None, backing: Backing = BACKING):
     chosen = settings(*argv)
     return plan_services(
         chosen,
-        machine,
+        machine or Machine(4),
         backing,
         model=(Path("/models/tiny"), "tiny"),
         gateway_ports=[8000 + i for i in range(chosen.gateways)],
@@ -55,13 +57,17 @@ def test_no_secret_is_on_a_command_line():
 
 
 def test_what_a_person_chose_reaches_the_planned_process_as_the_same_value():
-    worker = next(s for s in plan("--chunked_prefill_size", "48", "--dtype", "float32") if s.service == "worker")
+    worker = next(
+        s for s in plan("--chunked_prefill_size", "48", "--dtype", "float32") if s.service == "worker"
+    )
     assert parse("worker", [], worker.env).chunked_prefill_size == 48
     assert parse("worker", [], worker.env).data_type == "float32"
 
 
 def test_cores_are_shared_by_workers_and_ranks():
-    threads = [s.env["SHOAL_THREADS"] for s in plan("--workers", "2", machine=Machine(8)) if s.service == "worker"]
+    threads = [
+        s.env["SHOAL_THREADS"] for s in plan("--workers", "2", machine=Machine(8)) if s.service == "worker"
+    ]
     assert threads == ["4", "4"]
     one = next(s for s in plan("--tp", "16", machine=Machine(8)) if s.service == "worker")
     assert one.env["SHOAL_THREADS"] == "1"

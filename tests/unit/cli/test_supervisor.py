@@ -44,7 +44,9 @@ def test_delays_double_and_end_at_a_limit():
 
 async def test_a_dead_process_is_started_again_and_its_log_is_shown(tmp_path: Path):
     keeper, marks = supervisor(tmp_path), tmp_path / "starts"
-    await keeper.start(shell("worker-1", f"echo x >> {marks}; echo the reason; [ $(wc -l < {marks}) -ge 2 ] && sleep 60"))
+    await keeper.start(
+        shell("worker-1", f"echo x >> {marks}; echo the reason; [ $(wc -l < {marks}) -ge 2 ] && sleep 60")
+    )
     keeper.mark_ready("worker-1")
     await until(lambda: marks.exists() and len(marks.read_text().splitlines()) == 2)
     assert "the reason" in said(keeper)
@@ -65,7 +67,9 @@ async def test_without_health_monitor_the_dead_stay_dead(tmp_path: Path):
 
 async def test_a_wrong_setting_ends_up_with_the_service_s_own_line(tmp_path: Path):
     keeper = supervisor(tmp_path)
-    await keeper.start(shell("worker-1", "echo loading; echo 'shoal worker: weights are missing' >&2; exit 2"))
+    await keeper.start(
+        shell("worker-1", "echo loading; echo 'shoal worker: weights are missing' >&2; exit 2")
+    )
     with pytest.raises(ConfigError, match=r"^worker: weights are missing$"):
         await asyncio.wait_for(keeper.failed, 10)
     await keeper.stop(5.0, asyncio.Event())
@@ -82,7 +86,9 @@ async def test_a_service_that_never_gets_ready_is_given_up(tmp_path: Path):
 async def test_services_are_stopped_in_order(tmp_path: Path):
     keeper, order = supervisor(tmp_path), tmp_path / "order"
     for service in ("nats", "worker", "gateway"):
-        script = f"trap 'sleep 0.1; echo {service} >> {order}; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+        script = (
+            f"trap 'sleep 0.1; echo {service} >> {order}; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+        )
         await keeper.start(shell(service, script, service))
     await until(lambda: all(log_tail(tmp_path / f"{s}.log", 1) for s in ("nats", "worker", "gateway")))
     await keeper.stop(10.0, asyncio.Event())

@@ -1,0 +1,72 @@
+"""One client process: ``python -m services.cli.bench.process``. Its parent is ``runner``.
+
+stdin: the job as one line of JSON, then a line when it shall begin. stdout: lines of JSON: ``{"ready": true}``, one
+``{"done": n}`` now and then, and the records at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from services.cli.bench.client import Connection, Target
+from services.cli.bench.measure import Record
+from services.cli.bench.workload import Planned
+
+
+def main() -> int:
+    job: dict[str, Any] = orjson.loads(sys.stdin.buffer.readline())
+    target = Target(**job["target"])
+    planned = [Planned(**request) for request in job["requests"]]
+    _say({"ready": True})
+    sys.stdin.buffer.readline()
+    try:
+        import uvloop
+    except ImportError:
+        records = asyncio.run(run(target, planned, job["concurrency"], is_timed=job["is_timed"]))
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            records = runner.run(run(target, planned, job["concurrency"], is_timed=job["is_timed"]))
+    _say({"records": [asdict(record) for record in records]})
+    return 0
+
+
+async def run(target: Target, planned: list[Planned], concurrency: int, *, is_timed: bool) -> list[Record]:
+    """All requests: each at its time, or as many at once as ``concurrency`` says."""
+    began = time.monotonic()
+    records: list[Record] = []
+    waiting = iter(planned)
+
+    async def one_after_the_other() -> None:
+        connection = Connection(target)
+        for request in waiting:
+            records.append(await connection.run(request.prompt_ids, request.output_len))
+            _say({"done": len(records)})
+        connection.close()
+
+    async def at_its_time(request: Planned) -> None:
+        await asyncio.sleep(max(0.0, began + request.at_s - time.monotonic()))
+        connection = Connection(target)
+        records.append(await connection.run(request.prompt_ids, request.output_len))
+        connection.close()
+        _say({"done": len(records)})
+
+    if is_timed:
+        await asyncio.gather(*(at_its_time(request) for request in planned))
+    else:
+        await asyncio.gather(*(one_after_the_other() for _ in range(concurrency)))
+    return records
+
+
+def _say(value: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(orjson.dumps(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
