@@ -1,0 +1,301 @@
+"""Carries out over the bus what RequestState decides: the gateway's only user of subjects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from services.common.bus import Bus, BusError, Message, Subscription
+from services.common.errors import DecodeError
+from services.common.lifecycle import Timing
+from services.common.messages.codec import decode, encode
+from services.common.messages.control import Bounced, Cancel, Holdings, Replay
+from services.common.messages.events import Heartbeat
+from services.common.messages.frames import TextFrame
+from services.common.messages.request import SubmitReply
+from services.common.subjects import Subjects
+from services.common.telemetry import FlightRecorder
+from services.gateway.life.fleet import Fleet
+from services.gateway.life.handle import RequestLife
+from services.gateway.life.request import Action, Patience, RequestState, SendCancel, SendReplay, Spec, Submit
+from services.gateway.life.stream import Row
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.05
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start, for metrics."""
+
+    resubmissions: int = 0
+    replays: int = 0
+    cancels: int = 0
+    stale_rows: int = 0
+
+
+@dataclass(slots=True)
+class Client:
+    """Submits requests and follows them to their end, over a bus that loses messages and services that die.
+
+    One per gateway process. Owns its subscriptions, its tick and the table of requests.
+    """
+
+    bus: Bus
+    subjects: Subjects
+    gateway_id: str
+    model: str
+    timing: Timing
+    rng: random.Random
+    recorder: FlightRecorder
+    patience: Patience = field(default_factory=Patience)
+    counters: Counters = field(default_factory=Counters)
+    on_fleet_change: Callable[[], None] = lambda: None
+    fleet: Fleet = field(init=False)
+    _lives: dict[str, RequestLife] = field(default_factory=dict)
+    _subscriptions: list[Subscription] = field(default_factory=list)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.fleet = Fleet(self.gateway_id, self.model, self.timing, self.rng)
+
+    async def start(self) -> None:
+        me = self.gateway_id
+        for subject, handler in (
+            (self.subjects.heartbeats(), self._on_heartbeat),
+            (self.subjects.gateway_frames(me), self._on_frame),
+            (self.subjects.gateway_holdings(me), self._on_holdings),
+            (self.subjects.gateway_bounced(me), self._on_bounced),
+        ):
+            self._subscriptions.append(await self.bus.subscribe(subject, handler))
+        self._spawn(self._run_ticks())
+
+    async def stop(self) -> None:
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        for task in list(self._tasks):
+            task.cancel()
+
+    @property
+    def num_requests(self) -> int:
+        return len(self._lives)
+
+    # -- the reader's side -----------------------------------------------------------------------------------
+
+    def submit(self, spec: Spec) -> RequestLife:
+        """Starts a request. Its id must be new. Returns at once; news and errors come from the handle."""
+        now = self._now()
+        state = RequestState(spec, self.model, self.gateway_id, self.rng, now, self.patience)
+        life = RequestLife(state, now, self._end)
+        self._lives[spec.request_id] = life
+        self.recorder.record(spec.request_id, "received", prompt_tokens=len(spec.prompt_ids))
+        self._perform(life, state.submit(now, self.fleet))
+        return life
+
+    def _end(self, life: RequestLife) -> None:
+        """The reader left: cancels whatever still runs."""
+        if self._lives.pop(life.request_id, None) is None:
+            return
+        state = life.state
+        unfinished = not state.is_done
+        self._perform(life, state.cancel())
+        how = "cancelled" if unfinished else (state.error.code if state.error else "finished")
+        tokens = sum(s.next_index for s in state.streams)
+        self.recorder.record(life.request_id, "ended", how=how, attempt=state.attempt, tokens=tokens)
+
+    # -- actions ---------------------------------------------------------------------------------------------
+
+    def _perform(self, life: RequestLife, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Submit():
+                    self._spawn(self._submit(life, action.attempt))
+                case SendReplay():
+                    self.counters.replays += len(action.streams)
+                    self.recorder.record(
+                        life.request_id,
+                        "replay",
+                        streams=action.streams,
+                        worker=action.worker_id,
+                        to=action.detokenizer_id,
+                    )
+                    replay = Replay(
+                        action.streams, [action.attempt] * len(action.streams), action.detokenizer_id
+                    )
+                    self._send(self.subjects.worker_replay(action.worker_id), encode(replay))
+                case SendCancel():
+                    self._cancel(life.request_id, action)
+        if life.state.is_done:
+            life.notify()
+
+    def _cancel(self, request_id: str, action: SendCancel) -> None:
+        self.counters.cancels += 1
+        cancel = Cancel(reason=action.reason)
+        if action.streams:
+            cancel.streams, cancel.stream_attempts = action.streams, [action.attempt] * len(action.streams)
+        else:
+            cancel.request_ids, cancel.attempts = [request_id], [action.attempt]
+        worker = action.worker_id
+        self._send(self.subjects.worker_cancel(worker) if worker else self.subjects.cancel(), encode(cancel))
+
+    async def _submit(self, life: RequestLife, attempt: int) -> None:
+        state = life.state
+        if attempt > 1:
+            self.counters.resubmissions += 1
+            log.info("submitting again", extra={"request_id": life.request_id, "attempt": attempt})
+        self.recorder.record(life.request_id, "submit", attempt=attempt, detokenizer=state.detokenizer_id)
+        data = encode(state.build_message(self._now()))
+        try:
+            answer = await self.bus.request(
+                self.subjects.submit(self.model), data, timeout_s=max(1.0, self.timing.lease_s)
+            )
+            reply = decode(SubmitReply, answer)
+        except (BusError, DecodeError) as error:
+            self.recorder.record(life.request_id, "no reply", attempt=attempt, why=error.message)
+            actions = state.on_no_reply(attempt, error, self._now(), self.fleet)
+        else:
+            what = "accepted" if reply.accepted else "refused"
+            self.recorder.record(
+                life.request_id, what, attempt=attempt, by=reply.holder_id, why=reply.reason or reply.code
+            )
+            actions = state.on_reply(attempt, reply, self._now(), self.fleet)
+        self._perform(life, actions)
+
+    def _send(self, subject: str, data: bytes) -> None:
+        self._spawn(self.bus.publish(subject, data))
+
+    def _spawn(self, work) -> None:  # noqa: ANN001
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what arrives ----------------------------------------------------------------------------------------
+
+    async def _on_frame(self, message: Message) -> None:
+        frame = decode(TextFrame, message.data)
+        check_columns(frame)
+        now = self._now()
+        start = 0
+        for i, name in enumerate(frame.streams):
+            end = start + frame.counts[i]
+            request_id, _, choice = name.rpartition(":")
+            life = self._lives.get(request_id)
+            if life is not None and choice.isdecimal() and int(choice) < len(life.state.streams):
+                row = Row(
+                    frame.attempts[i],
+                    frame.first[i],
+                    frame.ids[start:end],
+                    frame.texts[i],
+                    frame.text_offset[i],
+                    frame.finish[i],
+                    frame.cached_tokens[i],
+                    frame.stop_reasons.get(i),
+                    frame.errors.get(i, ""),
+                    frame.logprobs.get(i),
+                )
+                if life.state.on_row(int(choice), row, frame.worker_id, now):
+                    life.notify()
+                else:
+                    self.counters.stale_rows += 1
+            start = end
+
+    async def _on_holdings(self, message: Message) -> None:
+        """Learns who holds what, and has everything freed that nobody here wants any more."""
+        held = decode(Holdings, message.data)
+        now = self._now()
+        unwanted = Cancel(reason="not wanted by its gateway")
+        for request_id, attempt in zip(held.request_ids, held.attempts, strict=False):
+            life = self._lives.get(request_id)
+            if life is None or attempt < life.state.attempt:
+                unwanted.request_ids.append(request_id)
+                unwanted.attempts.append(attempt)
+            else:
+                life.state.on_holding(held.service, held.holder_id, attempt, now)
+        dropped = set(unwanted.request_ids)
+        columns = (held.streams, held.stream_attempts, held.next_index, held.finished)
+        for name, attempt, next_index, finished in zip(*columns, strict=False):
+            if not self._wants(name, attempt, next_index, bool(finished)) and name.rpartition(":")[0] not in dropped:
+                unwanted.streams.append(name)
+                unwanted.stream_attempts.append(attempt)
+        if unwanted.request_ids or unwanted.streams:
+            self.counters.cancels += 1
+            is_worker = held.service == "worker"
+            subject = self.subjects.worker_cancel(held.holder_id) if is_worker else self.subjects.cancel()
+            await self.bus.publish(subject, encode(unwanted))
+
+    def _wants(self, name: str, attempt: int, next_index: int, finished: bool) -> bool:
+        """Whether a stream that a worker reports is still of use; takes note of how far it is."""
+        request_id, _, choice = name.rpartition(":")
+        life = self._lives.get(request_id)
+        if life is None or not choice.isdecimal() or int(choice) >= len(life.state.streams):
+            return False
+        return life.state.on_stream_report(int(choice), attempt, next_index, finished)
+
+    async def _on_bounced(self, message: Message) -> None:
+        bounced = decode(Bounced, message.data)
+        for request_id, attempt in zip(bounced.request_ids, bounced.attempts, strict=False):
+            life = self._lives.get(request_id)
+            if life is not None:
+                self.recorder.record(request_id, "bounced", by=bounced.holder_id, why=bounced.reason)
+                self._perform(life, life.state.on_bounced(attempt, self._now(), self.fleet))
+
+    async def _on_heartbeat(self, message: Message) -> None:
+        beat = decode(Heartbeat, message.data)
+        was_missing = self.fleet.missing()
+        if self.fleet.on_heartbeat(beat, self._now()):
+            self._on_gone(beat.service, beat.instance_id)
+        if beat.service == "detokenizer" and beat.state != "ready":
+            self._on_gone(beat.service, beat.instance_id)
+        if was_missing != self.fleet.missing():
+            self.on_fleet_change()
+
+    def _on_gone(self, service: str, instance_id: str) -> None:
+        now = self._now()
+        for life in list(self._lives.values()):
+            self._perform(life, life.state.on_gone(service, instance_id, now, self.fleet))
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    async def _run_ticks(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            try:
+                self._tick(self._now())
+            except Exception:
+                log.exception("tick failed")
+
+    def _tick(self, now: float) -> None:
+        for service, instance_id in self.fleet.remove_expired(now):
+            log.warning("%s %s fell silent", service, instance_id)
+            self._on_gone(service, instance_id)
+            self.on_fleet_change()
+        for life in list(self._lives.values()):
+            actions = life.state.tick(now, self.fleet)
+            if actions or life.state.is_done:
+                self._perform(life, actions)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def check_columns(frame: TextFrame) -> None:
+    """Raises DecodeError where the columns of a frame do not fit each other."""
+    rows = len(frame.streams)
+    columns = (
+        frame.attempts,
+        frame.first,
+        frame.counts,
+        frame.texts,
+        frame.text_offset,
+        frame.finish,
+        frame.cached_tokens,
+    )
+    if any(len(column) != rows for column in columns):
+        raise DecodeError("TextFrame: columns of different lengths")
+    if sum(frame.counts) != len(frame.ids) or any(count < 0 for count in frame.counts):
+        raise DecodeError("TextFrame: counts do not add up to the ids")

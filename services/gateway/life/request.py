@@ -1,0 +1,339 @@
+"""One request's decisions: when to submit, submit again, ask for a replay, cancel, give up.
+
+A pure state machine: events and times go in, actions come out, and whoever drives it (app.py, a simulation, a
+table-driven test) carries them out. The rules are those of docs/architecture.md, "Ownership and recovery".
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from services.common.errors import (
+    DeadlineExceeded,
+    EngineFailure,
+    ShoalError,
+    Unavailable,
+    from_code,
+)
+from services.common.messages.request import (
+    ChoiceState,
+    GenerateRequest,
+    SamplingParams,
+    StreamParams,
+    SubmitReply,
+    stream_id,
+)
+from services.gateway.life.fleet import Fleet
+from services.gateway.life.stream import Row, StreamState
+
+# A refusal with one of these may be another answer later: it ends a request only if nothing was promised yet.
+_PASSING_CODES = frozenset({"queue_full", "service_unavailable", "rate_limit_exceeded", "bus_error"})
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds."""
+
+    backoff_min_s: float = 0.05
+    backoff_max_s: float = 1.0
+    no_router_s: float = 5.0  # a new request finds nobody who takes it, on a bus that works
+    no_bus_s: float = 30.0  # a new request while the bus is away
+    replay_after_s: float = 0.25  # nothing new has arrived, though there is something
+    replay_retry_max_s: float = 2.0
+    max_replays: int = 5  # without any effect; then another attempt is made
+
+
+@dataclass(slots=True)
+class Spec:
+    """What a client asks for: everything of a GenerateRequest that stays the same over its attempts."""
+
+    request_id: str
+    prompt_ids: list[int]
+    sampling: SamplingParams
+    stream: StreamParams = field(default_factory=StreamParams)
+    num_choices: int = 1
+    seed: int | None = None
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    cache_salt: str = ""
+    timeout_s: float = 0.0  # 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Send ``build_message`` to a router and report on_reply or on_no_reply with this attempt."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendReplay:
+    worker_id: str
+    streams: list[str]
+    attempt: int
+    detokenizer_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendCancel:
+    """To ``worker_id``, or to everyone when it is empty. Of the whole request when ``streams`` is empty."""
+
+    worker_id: str
+    attempt: int
+    streams: list[str]
+    reason: str
+
+
+Action = Submit | SendReplay | SendCancel
+
+
+class Phase(Enum):
+    SUBMITTING = "submitting"  # a router was asked and has not answered
+    WAITING = "waiting"  # for the next time to ask
+    HELD = "held"  # by a router or a worker
+    DONE = "done"  # finished, failed or cancelled
+
+
+class RequestState:
+    """The owner of one request. ``error`` is set when it failed; the streams hold what arrived."""
+
+    def __init__(
+        self, spec: Spec, model: str, gateway_id: str, rng: random.Random, now: float, patience: Patience
+    ) -> None:
+        self.spec, self._model, self._gateway_id, self._patience = spec, model, gateway_id, patience
+        base = rng.getrandbits(63) if spec.seed is None else spec.seed
+        self.streams = [StreamState(i, (base + i) & MAX_SEED) for i in range(spec.num_choices)]
+        self.stream_ids = [stream_id(spec.request_id, i) for i in range(spec.num_choices)]
+        self.phase = Phase.WAITING
+        self.attempt = 0
+        self.was_accepted = False
+        self.error: ShoalError | None = None
+        self.holder: tuple[str, str] = ("", "")  # (service, id) of who last reported it
+        self.worker_id = ""
+        self.detokenizer_id = ""
+        self._deadline = now + spec.timeout_s if spec.timeout_s > 0 else float("inf")
+        self._started_at = self._reported_at = self._retry_at = now
+        self._backoff_s = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        return self.phase is Phase.DONE
+
+    # -- submission ------------------------------------------------------------------------------------------
+
+    def submit(self, now: float, fleet: Fleet) -> list[Action]:
+        """Fences what went before by a higher attempt, and asks a router."""
+        if not fleet.is_ready("detokenizer", self.detokenizer_id):
+            found = fleet.pick_detokenizer()
+            if not found and not self.was_accepted:
+                return self._wait(now, fleet, Unavailable("no live detokenizer", retry_after_s=1.0))
+            self.detokenizer_id = found or self.detokenizer_id
+        self.attempt += 1
+        self.phase = Phase.SUBMITTING
+        self.holder, self.worker_id = ("", ""), ""
+        for stream in self.streams:
+            stream.begin_attempt(now)
+        return [Submit(self.attempt)]
+
+    def build_message(self, now: float) -> GenerateRequest:
+        """The current attempt: the unfinished choices with every id that arrived."""
+        spec = self.spec
+        left = 0.0 if self._deadline == float("inf") else max(self._deadline - now, 0.001)
+        return GenerateRequest(
+            request_id=spec.request_id,
+            attempt=self.attempt,
+            gateway_id=self._gateway_id,
+            detokenizer_id=self.detokenizer_id,
+            model=self._model,
+            prompt_ids=spec.prompt_ids,
+            choices=[ChoiceState(s.choice, s.seed, s.output_ids) for s in self.streams if not s.is_finished],
+            sampling=spec.sampling,
+            stream=spec.stream,
+            tenant=spec.tenant,
+            weight=spec.weight,
+            priority=spec.priority,
+            cache_salt=spec.cache_salt,
+            timeout_s=left,
+        )
+
+    def on_reply(self, attempt: int, reply: SubmitReply, now: float, fleet: Fleet) -> list[Action]:
+        if not self._is_asking(attempt):
+            return []
+        if reply.accepted:
+            self._on_held("router", reply.holder_id, now)
+            return []
+        refusal = from_code(
+            reply.code or Unavailable.code,
+            reply.reason or "no one took the request",
+            retry_after_s=reply.retry_after_s or None,
+        )
+        is_passing = reply.retry or refusal.code in _PASSING_CODES
+        if not is_passing or (not reply.retry and not self.was_accepted):
+            return self.fail(refusal)
+        return self._wait(now, fleet, refusal)
+
+    def on_no_reply(self, attempt: int, error: ShoalError, now: float, fleet: Fleet) -> list[Action]:
+        """No router is there, or none answered in time. One may have it all the same: the attempt rises."""
+        if not self._is_asking(attempt):
+            return []
+        if error.status < 500:  # over the bus's limit: it can never be sent
+            return self.fail(error)
+        return self._wait(now, fleet, Unavailable(f"no router took the request: {error.message}", retry_after_s=1.0))
+
+    def _is_asking(self, attempt: int) -> bool:
+        return self.phase is Phase.SUBMITTING and attempt == self.attempt
+
+    def _wait(self, now: float, fleet: Fleet, why: ShoalError) -> list[Action]:
+        """Asks again later; without end once the request was accepted, else while there is hope."""
+        if fleet.is_bus_trusted(now):
+            limit = self._patience.no_router_s
+        else:
+            limit = self._patience.no_bus_s
+        if not self.was_accepted and now - self._started_at >= limit:
+            return self.fail(why)
+        self.phase = Phase.WAITING
+        self._retry_at = now + self._next_backoff()
+        return []
+
+    def _next_backoff(self) -> float:
+        """Nothing the first time after progress, then doubling."""
+        current = self._backoff_s
+        self._backoff_s = min(max(2 * current, self._patience.backoff_min_s), self._patience.backoff_max_s)
+        return current
+
+    def _again(self, now: float, fleet: Fleet) -> list[Action]:
+        """Another attempt, at once or after the back-off; the holder so far, if it lives, may free its blocks."""
+        actions: list[Action] = []
+        if self.worker_id and fleet.is_live("worker", self.worker_id):
+            actions.append(SendCancel(self.worker_id, self.attempt, [], "another attempt"))
+        delay = self._next_backoff()
+        if delay <= 0:
+            return actions + self.submit(now, fleet)
+        self.phase, self._retry_at = Phase.WAITING, now + delay
+        self.holder, self.worker_id = ("", ""), ""
+        return actions
+
+    # -- what others report ----------------------------------------------------------------------------------
+
+    def _on_held(self, service: str, holder_id: str, now: float) -> None:
+        self.phase = Phase.HELD
+        self.was_accepted = True
+        self.holder = (service, holder_id)
+        self._reported_at = now
+        if service == "worker":
+            self.worker_id = holder_id
+
+    def on_row(self, choice: int, row: Row, worker_id: str, now: float) -> bool:
+        """A row of text; True when the client gets something new by it."""
+        if self.is_done or row.attempt != self.attempt:
+            return False
+        if self.phase is not Phase.WAITING:
+            self._on_held("worker", worker_id, now)
+        stream = self.streams[choice]
+        if not stream.accept(row, now):
+            return False
+        self._backoff_s = 0.0
+        if stream.failed:
+            self.fail(EngineFailure(stream.error or "the engine failed on this request"))
+        elif all(s.is_finished for s in self.streams):
+            self.phase = Phase.DONE
+        return True
+
+    def on_holding(
+        self, service: str, holder_id: str, attempt: int, now: float
+    ) -> None:
+        """A router or worker says that it holds this attempt."""
+        if self.is_done or attempt != self.attempt or self.phase is Phase.WAITING:
+            return
+        if service == "router" and self.worker_id:
+            return  # said before it handed the request over
+        self._on_held(service, holder_id, now)
+
+    def on_stream_report(self, choice: int, attempt: int, next_index: int, finished: bool) -> bool:
+        """A worker's account of one stream. False when the worker should drop it: the choice has its end."""
+        if attempt != self.attempt or self.is_done:
+            return attempt > self.attempt
+        stream = self.streams[choice]
+        if stream.is_finished:
+            return finished
+        stream.reported_next = max(stream.reported_next, next_index)
+        stream.reported_finished = stream.reported_finished or finished
+        return True
+
+    def on_bounced(self, attempt: int, now: float, fleet: Fleet) -> list[Action]:
+        if self.is_done or attempt != self.attempt or self.phase is Phase.WAITING:
+            return []
+        self.worker_id = ""  # it has let go
+        self.was_accepted = True
+        return self._again(now, fleet)
+
+    def on_gone(self, service: str, instance_id: str, now: float, fleet: Fleet) -> list[Action]:
+        """A service stopped, restarted or fell silent."""
+        if self.phase is not Phase.HELD:
+            return []
+        if service == "detokenizer":
+            if instance_id != self.detokenizer_id or not fleet.ready("detokenizer"):
+                return []  # with none alive the streams fall behind, and that brings a replay later
+            return self._replay([i for i, s in enumerate(self.streams) if not s.is_finished], now, fleet)
+        if (service, instance_id) == self.holder or (service == "worker" and instance_id == self.worker_id):
+            return self._again(now, fleet)
+        return []
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float, fleet: Fleet) -> list[Action]:
+        """What is due. Called some times a second."""
+        if self.is_done:
+            return []
+        if now >= self._deadline:
+            return self.cancel(DeadlineExceeded(f"the request was not done within {self.spec.timeout_s:g} s"))
+        if self.phase is Phase.WAITING:
+            return self.submit(now, fleet) if now >= self._retry_at else []
+        if self.phase is Phase.SUBMITTING:
+            return []
+        if fleet.is_expired(self._reported_at, now):
+            return self._again(now, fleet)
+        late = [i for i, stream in enumerate(self.streams) if stream.is_behind and self._is_late(stream, now)]
+        if not late:
+            return []
+        if any(self.streams[i].num_replays >= self._patience.max_replays for i in late):
+            return self._again(now, fleet)
+        return self._replay(late, now, fleet)
+
+    def _is_late(self, stream: StreamState, now: float) -> bool:
+        wait = min(self._patience.replay_after_s * 2**stream.num_replays, self._patience.replay_retry_max_s)
+        last = max(stream.progress_at, stream.replayed_at)
+        return now - last >= wait
+
+    def _replay(self, choices: Sequence[int], now: float, fleet: Fleet) -> list[Action]:
+        """Has the worker send streams again, to another detokenizer where the present one is dead or deaf."""
+        is_deaf = any(self.streams[i].num_replays >= 1 for i in choices)
+        if is_deaf or not fleet.is_ready("detokenizer", self.detokenizer_id):
+            self.detokenizer_id = fleet.pick_detokenizer(avoid=[self.detokenizer_id]) or self.detokenizer_id
+        if not self.worker_id or not choices:
+            return []
+        for i in choices:
+            self.streams[i].num_replays += 1
+            self.streams[i].replayed_at = now
+        names = [self.stream_ids[i] for i in choices]
+        return [SendReplay(self.worker_id, names, self.attempt, self.detokenizer_id)]
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def cancel(self, error: ShoalError | None = None) -> list[Action]:
+        """Ends the request here and frees what it holds elsewhere."""
+        if self.is_done:
+            return []
+        self.phase, self.error = Phase.DONE, error
+        if not self.attempt:
+            return []
+        return [SendCancel(self.worker_id, self.attempt, [], error.code if error else "cancelled by the client")]
+
+    def fail(self, error: ShoalError) -> list[Action]:
+        """Ends the request with an error. One choice's failure ends the others too."""
+        return self.cancel(error)
