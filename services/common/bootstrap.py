@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from services.common.errors import ShoalError
 from services.common.health import listen, serve_health
 from services.common.lifecycle import (
     App,
+    HttpApp,
     Identity,
     ServiceRuntime,
     Timing,
@@ -64,8 +66,12 @@ def run_service(
     argv: Sequence[str] | None = None,
     *,
     model_name: Callable[[Settings], str] = lambda settings: settings.model_name,
+    http_address: Callable[[Settings], tuple[str, int]] | None = None,
 ) -> int:
-    """Runs a service until it is told to stop; returns the exit code (2: a setting or file is wrong)."""
+    """Runs a service until it is told to stop; returns the exit code (2: a setting or file is wrong).
+
+    With ``http_address`` the app is an HttpApp: it listens there, and serves /health and the like itself.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if "--help" in words or "-h" in words:
         print(f"python -m services.{service} [options]\n\n{help_text(service)}")
@@ -75,7 +81,9 @@ def run_service(
         rng = random.Random()
         instance_id = settings.instance_id or new_instance_id(service, rng)
         setup_logging(service, instance_id, level=settings.log_level, log_format=settings.log_format)
-        return _run(_main(service, build, settings, instance_id, rng, model_name(settings)))
+        listener = listen(*(http_address or _health_address)(settings))
+        main = _main(service, build, settings, instance_id, rng, model_name(settings), listener)
+        return _run(main)
     except ShoalError as error:
         print(f"shoal {service}: {error.message}", file=sys.stderr, flush=True)
         return 2
@@ -93,10 +101,19 @@ def _run(main: Awaitable[int]) -> int:
         return runner.run(body())
 
 
+def _health_address(settings: Settings) -> tuple[str, int]:
+    return settings.health_host, settings.health_port
+
+
 async def _main(
-    service: str, build: BuildApp, settings: Settings, instance_id: str, rng: random.Random, model: str
+    service: str,
+    build: BuildApp,
+    settings: Settings,
+    instance_id: str,
+    rng: random.Random,
+    model: str,
+    listener: socket.socket,
 ) -> int:
-    listener = listen(settings.health_host, settings.health_port)
     host, port = listener.getsockname()[:2]
     identity = Identity(service, instance_id, new_epoch(), model, f"http://{host}:{port}")
     timing = Timing(settings.heartbeat_interval, settings.lease, settings.drain_timeout)
@@ -110,7 +127,10 @@ async def _main(
         app = await build(context)
         runtime = ServiceRuntime(identity, bus, context.subjects, app, timing, recorder)
         context.beat_now = runtime.beat_now
-        await serve_health(runtime.not_ready, metrics.registry, settings.describe(), listener)
+        if isinstance(app, HttpApp):
+            await app.serve(runtime.not_ready, listener)
+        else:
+            await serve_health(runtime.not_ready, metrics.registry, settings.describe(), listener)
         await runtime.start()
         return runtime
 

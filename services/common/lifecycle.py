@@ -14,10 +14,11 @@ import os
 import platform
 import random
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from services.common.bus import Bus, Message
 from services.common.messages import events
@@ -66,6 +67,14 @@ class App(Protocol):
 
     async def stop(self) -> None:
         """Ends subscriptions and tasks."""
+
+
+@runtime_checkable
+class HttpApp(App, Protocol):
+    """An app whose own HTTP server has /health, /ready and /metrics among its paths."""
+
+    async def serve(self, not_ready: Callable[[], str], listener: socket.socket) -> None:
+        """Answers HTTP from now on; called before ``start``."""
 
 
 @dataclass(slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from services.common.bus import Bus, BusError, Message, Subscription
 from services.common.errors import DecodeError
@@ -38,6 +39,11 @@ class Counters:
     stale_rows: int = 0
 
 
+class Running(NamedTuple):
+    state: RequestState
+    life: RequestLife
+
+
 @dataclass(slots=True)
 class Client:
     """Submits requests and follows them to their end, over a bus that loses messages and services that die.
@@ -56,7 +62,9 @@ class Client:
     counters: Counters = field(default_factory=Counters)
     on_fleet_change: Callable[[], None] = lambda: None
     fleet: Fleet = field(init=False)
-    _lives: dict[str, RequestLife] = field(default_factory=dict)
+    last_token_at: float = float("-inf")  # by the loop's clock
+    _running: dict[str, Running] = field(default_factory=dict)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
     _subscriptions: list[Subscription] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -82,72 +90,76 @@ class Client:
 
     @property
     def num_requests(self) -> int:
-        return len(self._lives)
+        return len(self._running)
+
+    async def wait_idle(self) -> None:
+        """Returns when no request runs."""
+        while self._running:
+            self._idle.clear()
+            await self._idle.wait()
 
     # -- the reader's side -----------------------------------------------------------------------------------
 
-    def submit(self, spec: Spec) -> RequestLife:
-        """Starts a request. Its id must be new. Returns at once; news and errors come from the handle."""
+    def submit(self, specs: Sequence[Spec]) -> RequestLife:
+        """Starts requests, whose ids must be new. Returns at once; news and errors come from the handle."""
         now = self._now()
-        state = RequestState(spec, self.model, self.gateway_id, self.rng, now, self.patience)
-        life = RequestLife(state, now, self._end)
-        self._lives[spec.request_id] = life
-        self.recorder.record(spec.request_id, "received", prompt_tokens=len(spec.prompt_ids))
-        self._perform(life, state.submit(now, self.fleet))
+        states = [
+            RequestState(spec, self.model, self.gateway_id, self.rng, now, self.patience) for spec in specs
+        ]
+        life = RequestLife(states, now, self._end)
+        for state in states:
+            running = self._running[state.request_id] = Running(state, life)
+            self.recorder.record(state.request_id, "received", prompt_tokens=len(state.spec.prompt_ids))
+            self._perform(running, state.submit(now, self.fleet))
         return life
 
     def _end(self, life: RequestLife) -> None:
         """The reader left: cancels whatever still runs."""
-        if self._lives.pop(life.request_id, None) is None:
-            return
-        state = life.state
-        unfinished = not state.is_done
-        self._perform(life, state.cancel())
-        how = "cancelled" if unfinished else (state.error.code if state.error else "finished")
-        tokens = sum(s.next_index for s in state.streams)
-        self.recorder.record(life.request_id, "ended", how=how, attempt=state.attempt, tokens=tokens)
+        for state in life.states:
+            running = self._running.pop(state.request_id, None)
+            if running is None:
+                continue
+            how = "cancelled" if not state.is_done else (state.error.code if state.error else "finished")
+            self._perform(running, state.cancel())
+            tokens = sum(stream.next_index for stream in state.streams)
+            self.recorder.record(state.request_id, "ended", how=how, attempt=state.attempt, tokens=tokens)
+        if not self._running:
+            self._idle.set()
 
     # -- actions ---------------------------------------------------------------------------------------------
 
-    def _perform(self, life: RequestLife, actions: Iterable[Action]) -> None:
+    def _perform(self, running: Running, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case Submit():
-                    self._spawn(self._submit(life, action.attempt))
+                    self._spawn(self._submit(running, action.attempt))
                 case SendReplay():
-                    self.counters.replays += len(action.streams)
-                    self.recorder.record(
-                        life.request_id,
-                        "replay",
-                        streams=action.streams,
-                        worker=action.worker_id,
-                        to=action.detokenizer_id,
-                    )
-                    replay = Replay(
-                        action.streams, [action.attempt] * len(action.streams), action.detokenizer_id
-                    )
-                    self._send(self.subjects.worker_replay(action.worker_id), encode(replay))
+                    self._replay(running.state.request_id, action)
                 case SendCancel():
-                    self._cancel(life.request_id, action)
-        if life.state.is_done:
-            life.notify()
+                    self._cancel(running.state.request_id, action)
+        if running.state.is_done:
+            running.life.notify()
+
+    def _replay(self, request_id: str, action: SendReplay) -> None:
+        self.counters.replays += len(action.streams)
+        fields = {"streams": action.streams, "worker": action.worker_id, "to": action.detokenizer_id}
+        self.recorder.record(request_id, "replay", **fields)
+        replay = Replay(action.streams, [action.attempt] * len(action.streams), action.detokenizer_id)
+        self._spawn(self.bus.publish(self.subjects.worker_replay(action.worker_id), encode(replay)))
 
     def _cancel(self, request_id: str, action: SendCancel) -> None:
         self.counters.cancels += 1
-        cancel = Cancel(reason=action.reason)
-        if action.streams:
-            cancel.streams, cancel.stream_attempts = action.streams, [action.attempt] * len(action.streams)
-        else:
-            cancel.request_ids, cancel.attempts = [request_id], [action.attempt]
+        cancel = Cancel([request_id], [action.attempt], reason=action.reason)
         worker = action.worker_id
-        self._send(self.subjects.worker_cancel(worker) if worker else self.subjects.cancel(), encode(cancel))
+        subject = self.subjects.worker_cancel(worker) if worker else self.subjects.cancel()
+        self._spawn(self.bus.publish(subject, encode(cancel)))
 
-    async def _submit(self, life: RequestLife, attempt: int) -> None:
-        state = life.state
+    async def _submit(self, running: Running, attempt: int) -> None:
+        state, request_id = running.state, running.state.request_id
         if attempt > 1:
             self.counters.resubmissions += 1
-            log.info("submitting again", extra={"request_id": life.request_id, "attempt": attempt})
-        self.recorder.record(life.request_id, "submit", attempt=attempt, detokenizer=state.detokenizer_id)
+            log.info("submitting again", extra={"request_id": request_id, "attempt": attempt})
+        self.recorder.record(request_id, "submit", attempt=attempt, detokenizer=state.detokenizer_id)
         data = encode(state.build_message(self._now()))
         try:
             answer = await self.bus.request(
@@ -155,20 +167,17 @@ class Client:
             )
             reply = decode(SubmitReply, answer)
         except (BusError, DecodeError) as error:
-            self.recorder.record(life.request_id, "no reply", attempt=attempt, why=error.message)
+            self.recorder.record(request_id, "no reply", attempt=attempt, why=error.message)
             actions = state.on_no_reply(attempt, error, self._now(), self.fleet)
         else:
             what = "accepted" if reply.accepted else "refused"
-            self.recorder.record(
-                life.request_id, what, attempt=attempt, by=reply.holder_id, why=reply.reason or reply.code
-            )
+            why = reply.reason or reply.code
+            self.recorder.record(request_id, what, attempt=attempt, by=reply.holder_id, why=why)
             actions = state.on_reply(attempt, reply, self._now(), self.fleet)
-        self._perform(life, actions)
+            running.life.notify()
+        self._perform(running, actions)
 
-    def _send(self, subject: str, data: bytes) -> None:
-        self._spawn(self.bus.publish(subject, data))
-
-    def _spawn(self, work) -> None:  # noqa: ANN001
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -183,8 +192,8 @@ class Client:
         for i, name in enumerate(frame.streams):
             end = start + frame.counts[i]
             request_id, _, choice = name.rpartition(":")
-            life = self._lives.get(request_id)
-            if life is not None and choice.isdecimal() and int(choice) < len(life.state.streams):
+            running = self._running.get(request_id)
+            if running is not None and choice.isdecimal() and int(choice) < len(running.state.streams):
                 row = Row(
                     frame.attempts[i],
                     frame.first[i],
@@ -197,8 +206,9 @@ class Client:
                     frame.errors.get(i, ""),
                     frame.logprobs.get(i),
                 )
-                if life.state.on_row(int(choice), row, frame.worker_id, now):
-                    life.notify()
+                if running.state.on_row(int(choice), row, frame.worker_id, now):
+                    self.last_token_at = now
+                    running.life.notify()
                 else:
                     self.counters.stale_rows += 1
             start = end
@@ -209,16 +219,19 @@ class Client:
         now = self._now()
         unwanted = Cancel(reason="not wanted by its gateway")
         for request_id, attempt in zip(held.request_ids, held.attempts, strict=False):
-            life = self._lives.get(request_id)
-            if life is None or attempt < life.state.attempt:
+            running = self._running.get(request_id)
+            if running is None or running.state.is_done or attempt < running.state.attempt:
                 unwanted.request_ids.append(request_id)
                 unwanted.attempts.append(attempt)
             else:
-                life.state.on_holding(held.service, held.holder_id, attempt, now)
+                running.state.on_holding(held.service, held.holder_id, attempt, now)
         dropped = set(unwanted.request_ids)
         columns = (held.streams, held.stream_attempts, held.next_index, held.finished)
         for name, attempt, next_index, finished in zip(*columns, strict=False):
-            if not self._wants(name, attempt, next_index, bool(finished)) and name.rpartition(":")[0] not in dropped:
+            if (
+                not self._wants(name, attempt, next_index, bool(finished))
+                and name.rpartition(":")[0] not in dropped
+            ):
                 unwanted.streams.append(name)
                 unwanted.stream_attempts.append(attempt)
         if unwanted.request_ids or unwanted.streams:
@@ -230,18 +243,18 @@ class Client:
     def _wants(self, name: str, attempt: int, next_index: int, finished: bool) -> bool:
         """Whether a stream that a worker reports is still of use; takes note of how far it is."""
         request_id, _, choice = name.rpartition(":")
-        life = self._lives.get(request_id)
-        if life is None or not choice.isdecimal() or int(choice) >= len(life.state.streams):
+        running = self._running.get(request_id)
+        if running is None or not choice.isdecimal() or int(choice) >= len(running.state.streams):
             return False
-        return life.state.on_stream_report(int(choice), attempt, next_index, finished)
+        return running.state.on_stream_report(int(choice), attempt, next_index, finished)
 
     async def _on_bounced(self, message: Message) -> None:
         bounced = decode(Bounced, message.data)
         for request_id, attempt in zip(bounced.request_ids, bounced.attempts, strict=False):
-            life = self._lives.get(request_id)
-            if life is not None:
+            running = self._running.get(request_id)
+            if running is not None:
                 self.recorder.record(request_id, "bounced", by=bounced.holder_id, why=bounced.reason)
-                self._perform(life, life.state.on_bounced(attempt, self._now(), self.fleet))
+                self._perform(running, running.state.on_bounced(attempt, self._now(), self.fleet))
 
     async def _on_heartbeat(self, message: Message) -> None:
         beat = decode(Heartbeat, message.data)
@@ -255,8 +268,8 @@ class Client:
 
     def _on_gone(self, service: str, instance_id: str) -> None:
         now = self._now()
-        for life in list(self._lives.values()):
-            self._perform(life, life.state.on_gone(service, instance_id, now, self.fleet))
+        for running in list(self._running.values()):
+            self._perform(running, running.state.on_gone(service, instance_id, now, self.fleet))
 
     # -- time ------------------------------------------------------------------------------------------------
 
@@ -273,10 +286,10 @@ class Client:
             log.warning("%s %s fell silent", service, instance_id)
             self._on_gone(service, instance_id)
             self.on_fleet_change()
-        for life in list(self._lives.values()):
-            actions = life.state.tick(now, self.fleet)
-            if actions or life.state.is_done:
-                self._perform(life, actions)
+        for running in list(self._running.values()):
+            actions = running.state.tick(now, self.fleet)
+            if actions or running.state.is_done:
+                self._perform(running, actions)
 
     @staticmethod
     def _now() -> float:

@@ -91,7 +91,9 @@ class Fleet:
 
     def max_request_tokens(self) -> int:
         """The longest request that some live worker can hold; 0 when none has said."""
-        return max((beat.worker.max_request_tokens for beat in self.ready("worker") if beat.worker), default=0)
+        return max(
+            (beat.worker.max_request_tokens for beat in self.ready("worker") if beat.worker), default=0
+        )
 
     def missing(self) -> str:
         """Which service nothing can be served without is not there; empty when all are."""

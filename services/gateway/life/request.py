@@ -81,11 +81,10 @@ class SendReplay:
 
 @dataclass(frozen=True, slots=True)
 class SendCancel:
-    """To ``worker_id``, or to everyone when it is empty. Of the whole request when ``streams`` is empty."""
+    """Of the whole request, to ``worker_id``, or to everyone when it is empty."""
 
     worker_id: str
     attempt: int
-    streams: list[str]
     reason: str
 
 
@@ -119,6 +118,10 @@ class RequestState:
         self._deadline = now + spec.timeout_s if spec.timeout_s > 0 else float("inf")
         self._started_at = self._reported_at = self._retry_at = now
         self._backoff_s = 0.0
+
+    @property
+    def request_id(self) -> str:
+        return self.spec.request_id
 
     @property
     def is_done(self) -> bool:
@@ -183,17 +186,17 @@ class RequestState:
             return []
         if error.status < 500:  # over the bus's limit: it can never be sent
             return self.fail(error)
-        return self._wait(now, fleet, Unavailable(f"no router took the request: {error.message}", retry_after_s=1.0))
+        return self._wait(
+            now, fleet, Unavailable(f"no router took the request: {error.message}", retry_after_s=1.0)
+        )
 
     def _is_asking(self, attempt: int) -> bool:
         return self.phase is Phase.SUBMITTING and attempt == self.attempt
 
     def _wait(self, now: float, fleet: Fleet, why: ShoalError) -> list[Action]:
         """Asks again later; without end once the request was accepted, else while there is hope."""
-        if fleet.is_bus_trusted(now):
-            limit = self._patience.no_router_s
-        else:
-            limit = self._patience.no_bus_s
+        patience = self._patience
+        limit = patience.no_router_s if fleet.is_bus_trusted(now) else patience.no_bus_s
         if not self.was_accepted and now - self._started_at >= limit:
             return self.fail(why)
         self.phase = Phase.WAITING
@@ -210,7 +213,7 @@ class RequestState:
         """Another attempt, at once or after the back-off; the holder so far, if it lives, may free its blocks."""
         actions: list[Action] = []
         if self.worker_id and fleet.is_live("worker", self.worker_id):
-            actions.append(SendCancel(self.worker_id, self.attempt, [], "another attempt"))
+            actions.append(SendCancel(self.worker_id, self.attempt, "another attempt"))
         delay = self._next_backoff()
         if delay <= 0:
             return actions + self.submit(now, fleet)
@@ -244,9 +247,7 @@ class RequestState:
             self.phase = Phase.DONE
         return True
 
-    def on_holding(
-        self, service: str, holder_id: str, attempt: int, now: float
-    ) -> None:
+    def on_holding(self, service: str, holder_id: str, attempt: int, now: float) -> None:
         """A router or worker says that it holds this attempt."""
         if self.is_done or attempt != self.attempt or self.phase is Phase.WAITING:
             return
@@ -332,7 +333,7 @@ class RequestState:
         self.phase, self.error = Phase.DONE, error
         if not self.attempt:
             return []
-        return [SendCancel(self.worker_id, self.attempt, [], error.code if error else "cancelled by the client")]
+        return [SendCancel(self.worker_id, self.attempt, error.code if error else "cancelled by the client")]
 
     def fail(self, error: ShoalError) -> list[Action]:
         """Ends the request with an error. One choice's failure ends the others too."""

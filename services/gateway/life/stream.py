@@ -32,13 +32,17 @@ class Delta:
 
     choice: int
     ids: list[int] = field(default_factory=list)
-    text: str = ""
+    texts: list[str] = field(default_factory=list)  # to be joined
     logprobs: RowLogprobs | None = None
     finish: int = RUNNING
     stop_reason: int | str | None = None
     num_ids: int = 0
     num_chars: int = 0
     cached_tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
 
 
 class StreamState:
@@ -86,7 +90,9 @@ class StreamState:
             self.has_gap = True
             return False
         end = row.first + len(row.ids)
-        if end < self.next_index or (end == self.next_index and row.finish == RUNNING and not self._has_new_text(row)):
+        if end < self.next_index or (
+            end == self.next_index and row.finish == RUNNING and not self._has_new_text(row)
+        ):
             return False
         skip = self.next_index - row.first
         new_ids = row.ids[skip:]
@@ -109,13 +115,15 @@ class StreamState:
         if delta is None:
             delta = self._pending = Delta(self.choice, cached_tokens=self._cached_tokens or 0)
         delta.ids += new_ids
-        delta.text += new_text
+        delta.texts.append(new_text)
         delta.finish = row.finish
         delta.stop_reason = row.stop_reason
         delta.num_ids, delta.num_chars = self.next_index, self.num_chars
         if row.logprobs is not None and new_ids:
             part = cut_logprobs(row.logprobs, skip)
-            delta.logprobs = part if delta.logprobs is None else join_logprobs(delta.logprobs, part)
+            if delta.logprobs is None:
+                delta.logprobs = RowLogprobs([], part.num_top)
+            extend_logprobs(delta.logprobs, part)
 
     def take(self) -> Delta | None:
         """What came since the last call, merged; None when nothing did."""
@@ -143,10 +151,7 @@ def cut_logprobs(logprobs: RowLogprobs, skip: int) -> RowLogprobs:
     )
 
 
-def join_logprobs(left: RowLogprobs, right: RowLogprobs) -> RowLogprobs:
-    return RowLogprobs(
-        left.values + right.values,
-        left.num_top,
-        left.top_ids + right.top_ids,
-        left.top_values + right.top_values,
-    )
+def extend_logprobs(known: RowLogprobs, new: RowLogprobs) -> None:
+    known.values += new.values
+    known.top_ids += new.top_ids
+    known.top_values += new.top_values

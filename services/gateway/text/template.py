@@ -46,9 +46,17 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
     # Jinja's own filter escapes HTML, which no model was trained on.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 class ChatTemplate:
@@ -81,12 +89,18 @@ class ChatTemplate:
         if continue_final_message:
             messages = _mark_end(messages)
         values = {**self._tokens, **(extra or {})}
-        values |= {"messages": messages, "tools": tools or None, "add_generation_prompt": add_generation_prompt}
+        values |= {
+            "messages": messages,
+            "tools": tools or None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         values.setdefault("documents", None)
         try:
             text = self._template.render(values)
         except Exception as error:  # a template is a program: it may raise anything
-            raise TemplateFailure(f"the chat template failed: {error or type(error).__name__}", param="messages") from error
+            raise TemplateFailure(
+                f"the chat template failed: {error or type(error).__name__}", param="messages"
+            ) from error
         return _cut_at_mark(text, messages) if continue_final_message else text
 
 
@@ -101,5 +115,7 @@ def _mark_end(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _cut_at_mark(text: str, messages: list[dict[str, Any]]) -> str:
     at = text.rfind(_CONTINUE_MARK)
     if at < 0:
-        raise TemplateFailure("the chat template leaves out the message to be continued", param="continue_final_message")
+        raise TemplateFailure(
+            "the chat template leaves out the message to be continued", param="continue_final_message"
+        )
     return text[:at]

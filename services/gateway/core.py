@@ -1,0 +1,69 @@
+"""What every endpoint is given: the model, the requests' client, keys, limits, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from services.common.errors import Unavailable
+from services.common.lifecycle import Identity
+from services.gateway.auth import Caller, Keys
+from services.gateway.life.client import Client
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.model import ServedModel
+from services.gateway.openai.params import Limits
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts of one gateway process. Endpoints read it; only ``is_draining`` changes."""
+
+    identity: Identity
+    model: ServedModel
+    client: Client
+    keys: Keys
+    metrics: GatewayMetrics
+    limits: Limits = field(default_factory=Limits)
+    max_body_bytes: int = 8 * 1024 * 1024 - 1
+    max_connections: int = 4096
+    timeout_s: float = 0.0
+    log_requests: bool = False
+    max_log_len: int = 2048
+    is_draining: bool = False
+
+    def caller(self, request: Request) -> Caller:
+        return self.keys.find(request.headers.get("authorization", ""))
+
+    def admit(self, caller: Caller) -> None:
+        """Refuses before any work is done: draining, full, or over the caller's limits."""
+        if self.is_draining:
+            raise Unavailable("this gateway is shutting down", retry_after_s=1)
+        if self.client.num_requests >= self.max_connections:
+            raise Unavailable(
+                f"this gateway carries its {self.max_connections} requests (--max_connections)",
+                retry_after_s=1,
+            )
+        caller.check_concurrency()
+        caller.charge_request(asyncio.get_running_loop().time())
+
+    def max_len(self) -> int:
+        """The longest prompt and output together that some worker can hold now."""
+        return min(self.model.max_len, self.client.fleet.max_request_tokens() or self.model.max_len)
+
+    def new_request_id(self, request: Request) -> str:
+        """Unique; begins with the client's own X-Request-Id, if it sent one, so that a trace finds it."""
+        unique = f"{self.client.rng.getrandbits(96):024x}"
+        own = _REQUEST_ID.sub("", request.headers.get("x-request-id", ""))[:64]
+        return f"{own}-{unique[:8]}" if own else unique
+
+    def log_prompt(self, request_id: str, text: str) -> None:
+        if self.log_requests:
+            log.info("prompt", extra={"request_id": request_id, "text": text[: self.max_log_len]})

@@ -1,0 +1,1 @@
+"""The OpenAI dialect, with vLLM's extensions: requests in, chunks and bodies out."""

@@ -1,0 +1,111 @@
+"""The part that both generation endpoints share: limits, Specs, the response that runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from starlette.requests import Request
+
+from services.gateway.auth import Caller
+from services.gateway.core import Gateway
+from services.gateway.http.generation import GenerationResponse, Renderer
+from services.gateway.life.request import Spec
+from services.gateway.observe import GenerationObserver
+from services.gateway.openai import params
+from services.gateway.openai.render import Call
+from services.gateway.openai.types import GenerationBody
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A checked body and its tokenized prompts."""
+
+    body: GenerationBody
+    prompt_ids: list[list[int]]
+    prompt_text: str
+    num_logprobs: int  # -1: none
+    default_max_tokens: int | None  # None: what the context has left
+    wants_logprobs: bool | None = None  # None: when num_logprobs says so
+    num_choices: int | None = None  # made per prompt, where that is more than are shown
+    keep_special: bool = False
+
+
+async def respond(
+    gateway: Gateway,
+    request: Request,
+    caller: Caller,
+    prepared: Prepared,
+    prefix: str,
+    renderer: Callable[[Call], Renderer],
+) -> GenerationResponse:
+    """Raises a ShoalError for whatever is not allowed, before anything was submitted."""
+    body = prepared.body
+    request_id = gateway.new_request_id(request)
+    specs = await _specs(gateway, caller, prepared, request_id)
+    options = body.stream_options
+    call = Call(
+        id=f"{prefix}-{request_id}",
+        created=int(time.time()),
+        model=gateway.model.name,
+        prompt_ids=prepared.prompt_ids,
+        num_choices=params.num_choices(body, gateway.limits),
+        stop_token_ids=body.stop_token_ids or [],
+        include_usage=bool(options and options.include_usage),
+        continuous_usage=bool(options and options.continuous_usage_stats),
+        return_token_ids=bool(body.return_token_ids),
+        wants_logprobs=prepared.num_logprobs >= 0
+        if prepared.wants_logprobs is None
+        else prepared.wants_logprobs,
+    )
+    clock = asyncio.get_running_loop().time
+    caller.charge_prompt(call.prompt_tokens, clock())
+    gateway.log_prompt(request_id, prepared.prompt_text)
+    observer = GenerationObserver(
+        request_id,
+        gateway.metrics,
+        caller,
+        clock,
+        prompt_tokens=call.prompt_tokens,
+        stream=bool(body.stream),
+    )
+    return GenerationResponse(
+        lambda: gateway.client.submit(specs),
+        renderer(call),
+        observer,
+        stream=bool(body.stream),
+        headers={"X-Request-Id": request_id},
+    )
+
+
+async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, request_id: str) -> list[Spec]:
+    body, limits, model = prepared.body, gateway.limits, gateway.model
+    shown = params.num_choices(body, limits)
+    stream = params.stream_params(body, params.stop_strings(body, limits), keep_special=prepared.keep_special)
+    seed, priority, max_len = params.seed_of(body), params.priority_of(body), gateway.max_len()
+    tokens = [
+        params.output_limit(body, len(p), max_len, prepared.default_max_tokens) for p in prepared.prompt_ids
+    ]
+    sampling = await params.sampling_params(
+        body, model, limits, max_tokens=min(tokens), num_logprobs=prepared.num_logprobs
+    )
+    specs: list[Spec] = []
+    for i, (prompt_ids, max_tokens) in enumerate(zip(prepared.prompt_ids, tokens, strict=True)):
+        specs.append(
+            Spec(
+                request_id if len(prepared.prompt_ids) == 1 else f"{request_id}-p{i}",
+                prompt_ids,
+                replace(sampling, max_tokens=max_tokens),
+                stream,
+                num_choices=prepared.num_choices or shown,
+                seed=seed,
+                tenant=caller.tenant,
+                weight=caller.weight,
+                priority=priority,
+                cache_salt=caller.cache_salt + (body.cache_salt or ""),
+                timeout_s=gateway.timeout_s,
+            )
+        )
+    return specs
