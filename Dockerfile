@@ -11,8 +11,6 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 SHOAL_MODEL_DIR=
     SHOAL_HEALTH_HOST=0.0.0.0 SHOAL_HEALTH_PORT=9100
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin shoal
 WORKDIR /app
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "services.common.healthcheck"]
 COPY services/__init__.py services/__init__.py
 COPY services/common services/common
 
@@ -106,7 +104,5 @@ COPY services/__init__.py services/__init__.py
 COPY services/common services/common
 COPY kernels kernels
 COPY services/worker services/worker
-HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=3 \
-    CMD ["python", "-m", "services.common.healthcheck"]
 USER shoal
 ENTRYPOINT ["python", "-m", "services.worker"]
