@@ -87,6 +87,7 @@ def main(argv: list[str]) -> int:
         env["SHOAL_SOAK_SECONDS"] = str(seconds(soak))
         words = ["-m", "soak", "-s", "--timeout", "0", *(words or ["tests/faults"])]
     elif not words:
+        words = ["--ignore=tests/compose"]
         for name, command in checks():
             tally.add_check(_check(name, command, env, screen))
     _pytest(words, env, tally)
