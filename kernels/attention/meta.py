@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -53,6 +54,7 @@ class AttentionMeta:
     max_query_len, max_seq_len: host integers, upper bounds over the rows. Kernels choose grids from them and never
                    read `seq_lens` on the host.
     workspace:     needed on CUDA when there are decode rows; see `make_workspace`.
+    memo:          what the CPU reference works out once for all layers of the step; starts empty.
     """
 
     block_tables: torch.Tensor
@@ -62,3 +64,4 @@ class AttentionMeta:
     max_query_len: int
     max_seq_len: int
     workspace: Workspace | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from kernels.checks import require, require_rows, require_vector
@@ -20,6 +22,7 @@ def rope_and_store(
     q_norm_weight: torch.Tensor | None = None,
     k_norm_weight: torch.Tensor | None = None,
     eps: float = 1e-6,
+    memo: dict[Any, Any] | None = None,
 ) -> torch.Tensor:
     """Rotate q and k, write k and v to their cache slots, return q as [T, Hq, D].
 
@@ -30,6 +33,9 @@ def rope_and_store(
     slot_mapping:   [T] int64, block * block_size + offset; a negative slot stores nothing.
     k_cache, v_cache: [num_blocks, block_size, Hkv, D], written in place.
     q_norm_weight, k_norm_weight: [D], RMS norm per head before the rotation (Qwen3), or None.
+
+    memo:           what the CPU reference works out once for the calls of a step with the same positions, cos_sin and
+                    slot_mapping; starts empty.
 
     The rotation is computed in float32 and rounded once. Raises ValueError for shapes that do not match.
     """
@@ -47,11 +53,14 @@ def rope_and_store(
     require(k_cache.shape == v_cache.shape, f"v_cache {tuple(v_cache.shape)} must match k_cache")
     require(k_cache.is_contiguous() and v_cache.is_contiguous(), "the caches must be contiguous")
     require((q_norm_weight is None) == (k_norm_weight is None), "QK norm needs both weights or neither")
-    if qkv.is_cuda:
-        from kernels.rope_kv.kernel import rope_and_store_triton as run
-    else:
-        run = reference.rope_and_store
-    return run(
+    if not qkv.is_cuda:
+        return reference.rope_and_store(
+            qkv, positions, cos_sin, slot_mapping, k_cache, v_cache, num_q_heads, num_kv_heads,
+            q_norm_weight, k_norm_weight, eps, memo,
+        )  # fmt: skip
+    from kernels.rope_kv.kernel import rope_and_store_triton
+
+    return rope_and_store_triton(
         qkv, positions, cos_sin, slot_mapping, k_cache, v_cache, num_q_heads, num_kv_heads,
         q_norm_weight, k_norm_weight, eps,
     )  # fmt: skip

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
+
+
+def rotation(cos_sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors that `rotate` multiplies with, [T, 1, D_rot] each: cosines twice over, and sines, first half negative."""
+    cos, sin = cos_sin.index_select(0, positions.long()).unsqueeze(1).chunk(2, dim=-1)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the first `2 * cos.shape[-1]` of the last dimension of `x` [T, heads, D] (neox halves), in float32.
+    """Rotate the first `cos.shape[-1]` of the last dimension of `x` [T, heads, D] (neox halves), in float32.
 
-    cos, sin: [T, rot / 2] float32. The remaining dimensions pass through unchanged.
+    cos, sin: from `rotation`. The remaining dimensions pass through unchanged.
     """
-    half = cos.shape[-1]
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    wide = x[..., : 2 * half].float()
-    left, right = wide[..., :half], wide[..., half:]
-    rotated = torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).to(x.dtype)
-    return rotated if 2 * half == x.shape[-1] else torch.cat((rotated, x[..., 2 * half :]), dim=-1)
+    turning = cos.shape[-1]
+    wide = x[..., :turning].float()
+    rotated = torch.addcmul(wide * cos, wide.roll(turning // 2, -1), sin).to(x.dtype)
+    return rotated if turning == x.shape[-1] else torch.cat((rotated, x[..., turning:]), dim=-1)
 
 
 def head_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """RMS-normalise each head of `x` [T, heads, D] by itself and scale it by `weight` [D]."""
+    if x.dtype == torch.float32:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
     wide = x.float()
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
@@ -36,19 +45,28 @@ def rope_and_store(
     q_norm_weight: torch.Tensor | None = None,
     k_norm_weight: torch.Tensor | None = None,
     eps: float = 1e-6,
+    memo: dict[Any, Any] | None = None,
 ) -> torch.Tensor:
     """See `kernels.rope_kv.rope_and_store`."""
+    memo = {} if memo is None else memo
+    if "rotation" not in memo:
+        memo["rotation"] = rotation(cos_sin, positions)
+        stored = slot_mapping >= 0
+        memo["stored"] = None if bool(stored.all()) else stored
+    cos, sin = memo["rotation"]
+    stored = memo["stored"]
     num_tokens, head_dim = qkv.shape[0], k_cache.shape[-1]
-    q, k, v = qkv.view(num_tokens, -1, head_dim).split((num_q_heads, num_kv_heads, num_kv_heads), dim=1)
-    if q_norm_weight is not None:
-        q = head_norm(q, q_norm_weight, eps)
-    if k_norm_weight is not None:
-        k = head_norm(k, k_norm_weight, eps)
-    cos, sin = cos_sin[positions.long()].chunk(2, dim=-1)
-    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-    stored = slot_mapping >= 0
-    if not bool(stored.all()):
+    heads = qkv.view(num_tokens, -1, head_dim)
+    if q_norm_weight is None and k_norm_weight is None:
+        qk = rotate(heads[:, : num_q_heads + num_kv_heads], cos, sin)
+        q, k = qk[:, :num_q_heads], qk[:, num_q_heads:]
+    else:
+        q, k = heads[:, :num_q_heads], heads[:, num_q_heads : num_q_heads + num_kv_heads]
+        q = rotate(q if q_norm_weight is None else head_norm(q, q_norm_weight, eps), cos, sin)
+        k = rotate(k if k_norm_weight is None else head_norm(k, k_norm_weight, eps), cos, sin)
+    v = heads[:, num_q_heads + num_kv_heads :]
+    if stored is not None:
         k, v, slot_mapping = k[stored], v[stored], slot_mapping[stored]
-    k_cache.view(-1, num_kv_heads, head_dim)[slot_mapping] = k.to(k_cache.dtype)
-    v_cache.view(-1, num_kv_heads, head_dim)[slot_mapping] = v.to(v_cache.dtype)
+    k_cache.view(-1, num_kv_heads, head_dim).index_copy_(0, slot_mapping, k.to(k_cache.dtype))
+    v_cache.view(-1, num_kv_heads, head_dim).index_copy_(0, slot_mapping, v.to(v_cache.dtype))
     return q.contiguous()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class StepMeta:
     slot_mapping: Tensor
     cos_sin: Tensor
     attention: AttentionMeta
+    memo: dict[Any, Any] = field(default_factory=dict)
+    """What the layers on cpu work out once for the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class Attention:
             self.q_norm,
             self.k_norm,
             self.norm_eps,
+            meta.memo,
         )
         out = paged_attention(q, kv.k, kv.v, meta.attention, self.scale, self.sliding_window)
         return out.view(qkv.shape[0], self.num_q_heads * self.head_dim)

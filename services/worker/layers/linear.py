@@ -49,7 +49,7 @@ class Linear:
 
     def __init__(self, build: Build, parts: list[Columns], in_features: int, bias: bool) -> None:
         out_features = sum(part.count for part in parts)
-        self.weight = build.empty(out_features, in_features)
+        self.weight = build.matrix(out_features, in_features)
         self.bias = build.empty(out_features) if bias else None
         begin = 0
         for part in parts:
@@ -83,7 +83,7 @@ class RowParallelLinear:
     def __init__(self, build: Build, name: str, out_features: int, in_features: int, bias: bool) -> None:
         self._tp = build.tp
         local = share(name, in_features, build.tp)
-        self.weight = build.empty(out_features, local)
+        self.weight = build.matrix(out_features, local)
         build.source.read(
             f"{name}.weight", (out_features, in_features), self.weight, 1, build.tp.rank * local
         )
