@@ -85,8 +85,12 @@ def norm_linear_cuda(
     """See `kernels.linear.norm_linear` and `kernels.linear.norm_linear_silu_and_mul`."""
     width = weight.shape[0] // (2 if silu else 1)
     config = choose(x.device, x.shape[0], width, weight.shape[1], silu)
-    if config is None:
-        out = F.linear(rms_norm_triton(x, norm_weight, eps), weight, bias)
-        return silu_and_mul_triton(out) if silu else out
     out = x.new_empty(x.shape[0], width)
-    return run_few(Product(x, weight, out, bias, norm_weight, eps, silu), config)
+    if isinstance(config, Gemv):
+        return run_gemv(Product(x, weight, out, bias, norm_weight, eps, silu), config)
+    # Several tokens: normalising every tile again costs more than a launch (75 against 58 us at 8 tokens on H200).
+    normed = rms_norm_triton(x, norm_weight, eps)
+    if config is not None:
+        return run_skinny(Product(normed, weight, out, bias, silu=silu), config)
+    out = F.linear(normed, weight, bias)
+    return silu_and_mul_triton(out) if silu else out
