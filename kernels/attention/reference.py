@@ -116,8 +116,8 @@ def paged_attention(
     if split:
         where = meta.memo.get(sliding_window)
         if where is None:
-            tables, lengths = meta.block_tables[:split], meta.seq_lens[:split]
-            where = meta.memo[sliding_window] = decode_rows(tables, lengths, k_cache.shape[1], sliding_window)
+            tables, seen = meta.block_tables[:split], meta.seq_lens[:split]
+            where = meta.memo[sliding_window] = decode_rows(tables, seen, k_cache.shape[1], sliding_window)
         decoded = decode(q[:split], k_cache, v_cache, where, scale)
         if split == q.shape[0]:
             return decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -145,6 +146,7 @@ def _open(path: Path) -> _File:
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{path} is cut short or damaged: {reason}") from None
-    except Exception as error:
-        # torch.load raises pickle errors, which share no base with the others.
-        raise WeightsError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"{path} is damaged or holds something other than tensors, which is not loaded"
+        ) from None

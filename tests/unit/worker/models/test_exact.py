@@ -108,7 +108,9 @@ def test_greedy_tokens_equal_transformers(variant, tmp_path):
     assert our_greedy(cpu_config(model_dir), prompts, chunk_size=1 << 20) == expected
 
 
-@pytest.mark.parametrize("variant", ["llama-one-kv-head", "qwen2-sliding-upper-layers", "qwen3-biased-wide-heads"])
+@pytest.mark.parametrize(
+    "variant", ["llama-one-kv-head", "qwen2-sliding-upper-layers", "qwen3-biased-wide-heads"]
+)
 def test_two_ranks_give_the_tokens_of_one(variant, tmp_path):
     family, overrides = VARIANTS[variant]
     # A vocabulary that two ranks do not divide, so that the padding rows are there.
