@@ -1,0 +1,84 @@
+"""The data mix: how often each skill appears, and the streams of cases that training and evaluation read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from demo.data.core import Case, Message, Source, Split, assistant
+from demo.data.skills import (
+    chat,
+    extraction,
+    facts,
+    letters,
+    long_prompts,
+    numbers,
+    reasoning,
+    stories,
+    tools,
+)
+
+SKILLS: dict[str, Callable[[Source], Case]] = {
+    name: make
+    for module in (chat, facts, letters, numbers, stories, extraction, tools, reasoning, long_prompts)
+    for name, make in module.SKILLS.items()
+}
+
+WEIGHTS: dict[str, float] = {
+    "small talk": 4, "does not know": 1.5, "other languages": 1.5, "translating": 1.5, "greeting in capitals": 1, "memory": 6, "being told": 1.5,
+    "never told": 1.5, "facts": 6, "facts, thinking": 1, "style: capitals": 4, "style: one word": 3, "copying": 8, "reversing words": 3,
+    "reversing letters": 4, "reversing digits": 1.5, "sorting words": 5, "sorting numbers": 3, "counting letters": 3, "counting one letter": 3,
+    "counting words": 2.5, "spelling": 3, "joining letters": 2, "first or last letter": 1, "adding": 4, "subtracting": 4, "multiplying": 4,
+    "dividing": 2, "comparing": 3, "calendar steps": 2, "calendar places": 0.7, "stories": 4, "descriptions": 2, "plain text": 1.5,
+    "JSON extraction": 7, "JSON lists": 4, "tool call": 8, "tool call, again": 2, "several tool calls": 5, "no tool needed": 3, "missing tool": 1.5,
+    "tool result": 4, "several tool results": 2, "word problems": 2.5, "two steps": 2.5, "ordering": 2.5, "adding three": 2,
+    "long prompts, short": 2.5, "long prompts": 1.2,
+}  # fmt: skip
+"""Cases of each skill per hundred or so: by count, not by tokens."""
+
+EARLIER_TURNS = 0.12
+"""Share of the plain cases that come after one or two turns about something else."""
+
+SINGLE_TURN = frozenset(
+    name for module in (facts, letters, numbers, extraction, reasoning) for name in module.SKILLS if not name.startswith("style")
+)  # fmt: skip
+
+
+def training_cases(seed: int) -> Iterator[Case]:
+    """An endless stream of training cases, the same for the same seed."""
+    source = Source(random.Random(seed), Split.TRAIN)
+    names, weights = list(WEIGHTS), list(WEIGHTS.values())
+    while True:
+        for name in source.rng.choices(names, weights, k=256):
+            case = SKILLS[name](source)
+            if name in SINGLE_TURN and source.chance(EARLIER_TURNS):
+                earlier: list[Message] = [m for _ in range(source.randint(1, 2)) for m in _earlier(source)]
+                case = replace(case, messages=(*earlier, *case.messages))
+            yield case
+
+
+def _earlier(source: Source) -> list[Message]:
+    other = SKILLS[source.choice(_SHORT)](source)
+    return [*other.messages, assistant(other.answer)]
+
+
+_SHORT = [
+    *letters.SKILLS,
+    *numbers.SKILLS,
+    "facts",
+    "small talk",
+    "does not know",
+    "JSON extraction",
+    "word problems",
+]
+
+
+def evaluation_cases(seed: int, per_skill: int) -> list[Case]:
+    """`per_skill` held-out cases of each generator, grouped by its name, the same for the same seed."""
+    cases = []
+    for name in WEIGHTS:
+        if name != "plain text":
+            source = Source(random.Random(f"{seed}:{name}"), Split.EVAL)
+            cases += [SKILLS[name](source) for _ in range(per_skill)]
+    return cases
