@@ -93,7 +93,7 @@ def _tile_dot(x, weight, total, WEIGHT_LEFT: tl.constexpr, PRECISION: tl.constex
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def skinny_kernel(
     x_ptr,  # [T, K]
     weight_ptr,  # [N, K], or [2 N, K] with SILU

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import torch
 import triton
 
+from kernels.configs import tuned
 from kernels.sampling.kernel import bias_kernel, finish_kernel, partial_kernel, process_kernel
 from kernels.sampling.params import SampleOutput, SamplingTensors
 
-# One size for every batch, see kernel.py. 4096 scores are 8 or 16 KiB: enough loads in flight for one program.
-CHUNK = 4096
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Scores per chunk, one size for every batch (see kernel.py), and warps of a program that narrows a row."""
+
+    chunk: int = 4096
+    warps: int = 16
 
 
-def process_triton(logits: torch.Tensor, params: SamplingTensors, chunk: int = CHUNK) -> torch.Tensor:
+@functools.cache
+def sampling_config(device: torch.device) -> SamplingConfig:
+    return SamplingConfig(**tuned(device).get("sampling", {}))
+
+
+def process_triton(logits: torch.Tensor, params: SamplingTensors, chunk: int) -> torch.Tensor:
     """Scores [R, V] float32 after bias, allowed tokens and penalties; `logits` stay as they are."""
     rows, vocabulary = logits.shape
     scores = torch.empty_like(logits, dtype=torch.float32)
@@ -43,10 +57,14 @@ def _as_bytes(mask: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def sample_triton(
-    logits: torch.Tensor, params: SamplingTensors, token_index: torch.Tensor, chunk: int = CHUNK
+    logits: torch.Tensor,
+    params: SamplingTensors,
+    token_index: torch.Tensor,
+    config: SamplingConfig | None = None,
 ) -> SampleOutput:
     """See `kernels.sampling.sample`."""
-    logits = logits.contiguous()
+    config = config or sampling_config(logits.device)
+    chunk, logits = config.chunk, logits.contiguous()
     rows, vocabulary = logits.shape
     chunks = triton.cdiv(vocabulary, chunk)
     scores = process_triton(logits, params, chunk) if params.has_processors else logits
@@ -67,7 +85,7 @@ def sample_triton(
         )  # fmt: skip
         finish_kernel[(rows,)](
             *shared, ids, logprobs, vocabulary, chunks, CHUNK=chunk, BLOCK_CHUNKS=triton.next_power_of_2(chunks),
-            TOP_P_K=restricts, LOGPROBS=params.needs_logprobs, num_warps=16 if restricts else 1,
+            TOP_P_K=restricts, LOGPROBS=params.needs_logprobs, num_warps=config.warps if restricts else 1,
         )  # fmt: skip
     if not params.needs_logprobs:
         return SampleOutput(ids)

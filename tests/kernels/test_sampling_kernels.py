@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 
 from kernels.sampling.kernel import gumbel_noise, row_key
-from kernels.sampling.launch import process_triton, sample_triton
+from kernels.sampling.launch import SamplingConfig, process_triton, sample_triton
 
 ROWS, VOCABULARY, CHUNK = 6, 300, 128
+CONFIG = SamplingConfig(chunk=CHUNK, warps=4)
 
 
 def mixed_params(**options: object) -> SamplingTensors:
@@ -78,7 +79,7 @@ def test_sample_draws_what_the_reference_draws(dtype: torch.dtype, with_processo
     params = mixed_params(any_logprobs=True, max_top_logprobs=3, **(processors() if with_processors else {}))
     for step in range(3):
         index = torch.arange(ROWS, device=DEVICE) + 100 * step
-        out, answer = sample_triton(logits, params, index, CHUNK), reference.sample(logits, params, index)
+        out, answer = sample_triton(logits, params, index, CONFIG), reference.sample(logits, params, index)
         assert out.ids.tolist() == answer.ids.tolist()
         torch.testing.assert_close(out.logprobs, answer.logprobs, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(out.top_logprobs, answer.top_logprobs, rtol=1e-5, atol=1e-5)
@@ -90,7 +91,7 @@ def test_sample_without_flags_draws_what_the_reference_draws() -> None:
         sampling_params(ROWS, temperature=0.8, seed=torch.arange(ROWS)),
         sampling_params(ROWS, temperature=0.0, all_greedy=True),
     ):
-        out, answer = sample_triton(logits, params, index, CHUNK), reference.sample(logits, params, index)
+        out, answer = sample_triton(logits, params, index, CONFIG), reference.sample(logits, params, index)
         assert out.ids.tolist() == answer.ids.tolist()
         assert out.logprobs is None
 
@@ -109,7 +110,7 @@ def test_rows_of_one_token_and_of_equal_tokens() -> None:
         3, top_k=torch.tensor([4, 4, 0]), top_p=torch.tensor([0.5, 0.5, 0.9]), any_top_p_k=True
     )
     index = torch.arange(3, device=DEVICE)
-    out = sample_triton(logits, params, index, CHUNK).ids
+    out = sample_triton(logits, params, index, CONFIG).ids
     assert out.tolist()[:2] == reference.sample(logits, params, index).ids.tolist()[:2]
     assert 0 <= int(out[2]) < 200
 
@@ -120,24 +121,24 @@ def test_greedy_takes_the_lowest_id_among_equals_of_any_chunk() -> None:
     scores[2, 299] = 1.0
     params = sampling_params(3, temperature=0.0, all_greedy=True)
     index = torch.zeros(3, dtype=torch.long, device=DEVICE)
-    assert sample_triton(scores, params, index, CHUNK).ids.tolist() == [0, 17, 299]
+    assert sample_triton(scores, params, index, CONFIG).ids.tolist() == [0, 17, 299]
 
 
 def test_tokens_tied_at_the_top_k_threshold_are_all_kept() -> None:
     scores = torch.full((40, VOCABULARY), -30.0, device=DEVICE)
     scores[:, [5, 60, 290]] = 1.0
     params = sampling_params(40, top_k=2, any_top_p_k=True)
-    drawn = sample_triton(scores, params, torch.arange(40, device=DEVICE), CHUNK).ids
+    drawn = sample_triton(scores, params, torch.arange(40, device=DEVICE), CONFIG).ids
     assert set(drawn.tolist()) == {5, 60, 290}
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     scores, index, seeds = random_logits(), torch.arange(ROWS, device=DEVICE), torch.arange(ROWS)
     options = {"top_p": 0.9, "any_top_p_k": True, "any_logprobs": True}
-    together = sample_triton(scores, sampling_params(ROWS, seed=seeds, **options), index, CHUNK)
+    together = sample_triton(scores, sampling_params(ROWS, seed=seeds, **options), index, CONFIG)
     for row in range(ROWS):
         one = slice(row, row + 1)
-        alone = sample_triton(scores[one], sampling_params(1, seed=seeds[one], **options), index[one], CHUNK)
+        alone = sample_triton(scores[one], sampling_params(1, seed=seeds[one], **options), index[one], CONFIG)
         assert alone.ids.item() == together.ids[row].item()
         assert alone.logprobs.item() == together.logprobs[row].item()
 
@@ -146,5 +147,5 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 def test_a_row_of_nan_or_without_allowed_tokens_gives_a_valid_id(options: dict[str, object]) -> None:
     scores = random_logits()[:2]
     scores[0], scores[1] = float("nan"), float("-inf")
-    ids = sample_triton(scores, sampling_params(2, **options), torch.arange(2, device=DEVICE), CHUNK).ids
+    ids = sample_triton(scores, sampling_params(2, **options), torch.arange(2, device=DEVICE), CONFIG).ids
     assert bool(((ids >= 0) & (ids < VOCABULARY)).all())
