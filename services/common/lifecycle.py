@@ -132,8 +132,10 @@ class ServiceRuntime:
             except Exception:
                 log.exception("heartbeat failed")
             await asyncio.sleep(0.01)
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._beat_now.wait(), self.timing.heartbeat_s)
+                async with asyncio.timeout(self.timing.heartbeat_s):
+                    await self._beat_now.wait()
             self._beat_now.clear()
 
     async def _send_heartbeat(self) -> None:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # What is published while the connection is down, in bytes. Beyond it messages are lost, as the promises allow.
 PENDING_BYTES = 32 * 1024 * 1024
 UNSUBSCRIBE_TIMEOUT_S = 2.0
+CLOSE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,10 @@ class NatsBus:
 
     async def close(self) -> None:
         try:
-            await asyncio.wait_for(self._client.drain(), 2.0)
+            await asyncio.wait_for(self._client.drain(), CLOSE_TIMEOUT_S)
         except (nats.errors.Error, TimeoutError, OSError):
-            await self._client.close()
+            with contextlib.suppress(OSError):  # the server was faster
+                await self._client.close()
 
     def _check_size(self, data: bytes) -> None:
         if len(data) > self.max_payload:

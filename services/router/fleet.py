@@ -1,0 +1,140 @@
+"""The live workers and their load, as heartbeats tell, corrected by what was sent since. Pure.
+
+A heartbeat is up to an interval old, and a router sends many requests in that time. So each dispatch counts
+as load at once: until it is answered, and from then until the next heartbeat, which includes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.common.messages.events import READY, STOPPED, Heartbeat, WorkerLoad
+
+# A worker gets a few sequences beyond its batch, so that a place that falls free is taken in the same step.
+AHEAD_SHARE = 8
+MIN_AHEAD = 2
+# It gets no more prompts while so many of their tokens are yet to be computed: a longer line there would be out
+# of reach of fairness and priority. Several steps' worth, so that it never runs dry between two heartbeats.
+PREFILL_BACKLOG_TOKENS = 32_768
+# A worker that said "retry" is asked again when its load has fallen, or after so many heartbeats.
+RETRY_BEATS = 4
+
+
+@dataclass(slots=True)
+class Charge:
+    """What one dispatch adds to a worker's load."""
+
+    num_sequences: int = 0
+    prefill_tokens: int = 0
+    blocks: int = 0
+
+    def add(self, other: Charge, sign: int = 1) -> None:
+        self.num_sequences += sign * other.num_sequences
+        self.prefill_tokens += sign * other.prefill_tokens
+        self.blocks += sign * other.blocks
+
+
+@dataclass(slots=True)
+class Worker:
+    worker_id: str
+    epoch: int
+    model: str
+    state: str
+    load: WorkerLoad
+    closed_beats: int = 0  # heartbeats for which it is asked nothing, because it said "retry"
+    unanswered: Charge = field(default_factory=Charge)
+    unreported: Charge = field(default_factory=Charge)  # accepted since the last heartbeat
+
+    @property
+    def num_sequences(self) -> int:
+        own = self.unanswered.num_sequences + self.unreported.num_sequences
+        return self.load.running + self.load.waiting + own
+
+    @property
+    def prefill_tokens(self) -> int:
+        own = self.unanswered.prefill_tokens + self.unreported.prefill_tokens
+        return self.load.waiting_prefill_tokens + own
+
+    @property
+    def free_blocks(self) -> int:
+        return self.load.free_blocks - self.unanswered.blocks - self.unreported.blocks
+
+    @property
+    def takes_work(self) -> bool:
+        return self.state == READY and not self.closed_beats
+
+    def report(self, beat: Heartbeat, load: WorkerLoad) -> None:
+        """Takes its next heartbeat."""
+        has_less = load.running + load.waiting < self.load.running + self.load.waiting
+        self.closed_beats = 0 if has_less else max(0, self.closed_beats - 1)
+        self.model, self.state, self.load = beat.model, beat.state, load
+        self.unreported = Charge()
+
+    def fits(self, num_total_tokens: int) -> bool:
+        """Whether a request of this length can ever run here."""
+        return self.load.max_request_tokens <= 0 or num_total_tokens <= self.load.max_request_tokens
+
+    def has_room(self, charge: Charge) -> bool:
+        """Whether it can start this soon. An idle worker always can."""
+        if self.num_sequences == 0:
+            return True
+        ahead = max(MIN_AHEAD, self.load.max_running // AHEAD_SHARE)
+        backlog = max(PREFILL_BACKLOG_TOKENS, self.load.tokens_per_s)
+        return (
+            self.num_sequences + charge.num_sequences <= self.load.max_running + ahead
+            and self.prefill_tokens <= backlog
+            and charge.blocks <= self.free_blocks
+        )
+
+
+class Fleet:
+    """Workers of all models. Who fell silent is found by the caller (services/common/liveness.py)."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def on_heartbeat(self, beat: Heartbeat) -> bool:
+        """Takes a worker's heartbeat. False when it is no sign of life: an old epoch, or a farewell."""
+        known = self._workers.get(beat.instance_id)
+        if known is not None and beat.epoch < known.epoch:
+            return False  # delayed, from before its restart
+        if beat.state == STOPPED:
+            self.remove(beat.instance_id)
+            return False
+        load = beat.worker or WorkerLoad()
+        if known is None or beat.epoch > known.epoch:
+            self._workers[beat.instance_id] = Worker(
+                beat.instance_id, beat.epoch, beat.model, beat.state, load
+            )
+        else:
+            known.report(beat, load)
+        return True
+
+    def remove(self, worker_id: str) -> None:
+        self._workers.pop(worker_id, None)
+
+    def get(self, worker_id: str) -> Worker | None:
+        return self._workers.get(worker_id)
+
+    def of_model(self, model: str) -> list[Worker]:
+        """Those that serve a model and are not about to leave, with room or without."""
+        return [w for w in self._workers.values() if w.model == model and w.state == READY]
+
+    def num_ready(self) -> int:
+        return sum(worker.state == READY for worker in self._workers.values())
+
+    def on_dispatched(self, worker: Worker, charge: Charge) -> None:
+        worker.unanswered.add(charge)
+
+    def on_answered(
+        self, worker: Worker, charge: Charge, *, accepted: bool, takes_more: bool = False
+    ) -> None:
+        """The worker that was given ``charge`` has answered, or will not. ``takes_more``: it refused this alone."""
+        worker.unanswered.add(charge, -1)
+        if accepted:
+            worker.unreported.add(charge)
+        elif not takes_more:
+            worker.closed_beats = RETRY_BEATS
