@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import random
+
+from services.common.lifecycle import Timing
+from services.common.messages.events import DRAINING, READY, STOPPED, Heartbeat, WorkerLoad
+from services.gateway.life.fleet import Fleet
+
+TIMING = Timing(heartbeat_s=0.3, lease_s=1.2)
+
+
+def new_fleet() -> Fleet:
+    return Fleet("g1", "m", TIMING, random.Random(0))
+
+
+def beat(service: str, name: str, state: str = READY, epoch: int = 1, model: str = "m") -> Heartbeat:
+    worker = WorkerLoad(max_request_tokens=100) if service == "worker" else None
+    return Heartbeat(service, name, epoch, state, 0.3, model, worker=worker)
+
+
+def hear(fleet: Fleet, now: float, *others: Heartbeat) -> None:
+    fleet.on_heartbeat(beat("gateway", "g1"), now)
+    for other in others:
+        fleet.on_heartbeat(other, now)
+
+
+def test_a_service_silent_for_a_lease_is_gone() -> None:
+    fleet = new_fleet()
+    hear(fleet, 0.0, beat("worker", "w1"), beat("router", "r1"))
+    for i in range(1, 6):
+        hear(fleet, 0.3 * i, beat("router", "r1"))
+    assert fleet.remove_expired(1.5) == [("worker", "w1")]
+    assert fleet.is_live("router", "r1")
+
+
+def test_nobody_is_dead_while_own_beats_do_not_return() -> None:
+    fleet = new_fleet()
+    hear(fleet, 0.0, beat("worker", "w1"))
+    assert fleet.remove_expired(5.0) == []
+    assert not fleet.is_bus_trusted(5.0)
+
+
+def test_everybody_has_one_lease_after_the_bus_came_back() -> None:
+    fleet = new_fleet()
+    hear(fleet, 0.0, beat("worker", "w1"))
+    for i in range(10):
+        hear(fleet, 10.0 + 0.3 * i)
+        gone = fleet.remove_expired(10.0 + 0.3 * i)
+        assert gone == ([("worker", "w1")] if i == 5 else [])
+
+
+def test_a_restart_and_a_stop_tell_that_all_is_gone() -> None:
+    fleet = new_fleet()
+    assert not fleet.on_heartbeat(beat("worker", "w1", epoch=1), 0.0)
+    assert fleet.on_heartbeat(beat("worker", "w1", epoch=2), 0.1)
+    assert not fleet.on_heartbeat(beat("worker", "w1", epoch=1), 0.2), "a late beat of the former life"
+    assert fleet.on_heartbeat(beat("worker", "w1", STOPPED, epoch=2), 0.3)
+    assert not fleet.is_live("worker", "w1")
+
+
+def test_detokenizers_are_picked_among_those_that_take_work() -> None:
+    fleet = new_fleet()
+    assert fleet.pick_detokenizer() == ""
+    hear(
+        fleet, 0.0, beat("detokenizer", "d1"), beat("detokenizer", "d2", DRAINING), beat("detokenizer", "d3")
+    )
+    assert {fleet.pick_detokenizer() for _ in range(50)} == {"d1", "d3"}
+    assert {fleet.pick_detokenizer(avoid=["d1"]) for _ in range(50)} == {"d3"}
+    assert fleet.pick_detokenizer(avoid=["d1", "d3"]) in ("d1", "d3")
+
+
+def test_workers_of_other_models_are_no_concern() -> None:
+    fleet = new_fleet()
+    hear(fleet, 0.0, beat("router", "r1"), beat("detokenizer", "d1"), beat("worker", "w9", model="other"))
+    assert fleet.missing() == "no live worker"
+    assert fleet.max_request_tokens() == 0
+    fleet.on_heartbeat(beat("worker", "w1"), 0.0)
+    assert fleet.missing() == ""
+    assert fleet.max_request_tokens() == 100
