@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.common.bus import Bus, Message
+from services.common.bus import Bus, Message, Subscription
 from services.common.messages.codec import decode, encode
 from services.common.messages.control import Bounced, Cancel, Holdings, Replay
 from services.common.messages.events import READY, STOPPED, Heartbeat, WorkerLoad
@@ -76,11 +76,15 @@ class FakeBackend:
     running: dict[str, Running] = field(default_factory=dict)
     is_frozen: bool = False  # sends nothing at all, as a stopped process
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    _subscriptions: list[object] = field(default_factory=list)
+    _subscriptions: list[Subscription] = field(default_factory=list)
 
     @property
     def worker_id(self) -> str:
         return f"worker-{self.name}"
+
+    def client_requests(self) -> list[GenerateRequest]:
+        """What was submitted, gateways' canaries apart."""
+        return [request for request in self.submitted if not request.request_id.startswith("canary")]
 
     async def start(self) -> None:
         subjects, worker = self.subjects, self.worker_id
@@ -96,7 +100,7 @@ class FakeBackend:
     async def stop(self) -> None:
         """Dies without a word."""
         for subscription in self._subscriptions:
-            await subscription.unsubscribe()  # type: ignore[attr-defined]
+            await subscription.unsubscribe()
         self._subscriptions.clear()
         for task in self._tasks + [t for r in self.running.values() for t in r.tasks]:
             task.cancel()
@@ -110,6 +114,14 @@ class FakeBackend:
             self._drop(request_id)
             bounced = Bounced(self.worker_id, [request_id], [run.request.attempt], "drain")
             await self.bus.publish(self.subjects.gateway_bounced(run.request.gateway_id), encode(bounced))
+
+    async def freeze(self) -> None:
+        """Sends nothing and takes nothing, as a process that is stopped by SIGSTOP; it goes on in its mind."""
+        self.is_frozen = True
+        await self._subscriptions.pop(0).unsubscribe()  # that of submissions
+
+    def thaw(self) -> None:
+        self.is_frozen = False
 
     async def say_stopped(self) -> None:
         await self._send_beats(STOPPED)

@@ -32,6 +32,14 @@ from services.gateway.openai.types import ChatBody, CompletionBody, DetokenizeBo
 
 log = logging.getLogger(__name__)
 
+_BODIES: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatBody,
+    "/v1/completions": CompletionBody,
+    "/tokenize": TokenizeBody,
+    "/detokenize": DetokenizeBody,
+}
+_GENERATING = ("/v1/chat/completions", "/v1/completions")
+
 Post = Callable[[Gateway, Request, Caller, dict[str, Any]], Awaitable[Any]]
 
 
@@ -57,7 +65,7 @@ def build_application(
     _add_probes(app, gateway, settings, not_ready, registry)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.openapi = lambda: describe(app, _BODIES, streaming=_GENERATING)  # type: ignore[method-assign]
     if settings.allow_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -81,19 +89,17 @@ def _add_posts(app: FastAPI, gateway: Gateway) -> None:
     ) -> JsonResponse:
         return tokens.detokenize(gateway, raw)
 
-    posts: list[tuple[str, type[BaseModel], Post, bool]] = [
-        ("/v1/chat/completions", ChatBody, create_chat, True),
-        ("/v1/completions", CompletionBody, create_completion, True),
-        ("/tokenize", TokenizeBody, tokenize, False),
-        ("/detokenize", DetokenizeBody, detokenize, False),
-    ]
-    for path, body_type, create, generates in posts:
-        _add_post(app, gateway, path, body_type, create, generates=generates)
+    creators: dict[str, Post] = {
+        "/v1/chat/completions": create_chat,
+        "/v1/completions": create_completion,
+        "/tokenize": tokenize,
+        "/detokenize": detokenize,
+    }
+    for path, create in creators.items():
+        _add_post(app, gateway, path, create, generates=path in _GENERATING)
 
 
-def _add_post(
-    app: FastAPI, gateway: Gateway, path: str, body_type: type[BaseModel], create: Post, *, generates: bool
-) -> None:
+def _add_post(app: FastAPI, gateway: Gateway, path: str, create: Post, *, generates: bool) -> None:
     async def endpoint(request: Request) -> Response:
         caller = gateway.caller(request)
         if generates:
@@ -101,11 +107,7 @@ def _add_post(
         raw = parse_json(await read_body(request, gateway.max_body_bytes))
         return await create(gateway, request, caller, raw)
 
-    app.post(
-        path,
-        name=path.strip("/").replace("/", "_"),
-        openapi_extra={"x-body": body_type, "x-streams": generates},
-    )(endpoint)
+    app.post(path, name=path.strip("/").replace("/", "_"))(endpoint)
 
 
 def _add_models(app: FastAPI, gateway: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 import orjson
@@ -12,6 +13,8 @@ from services.common.errors import BadRequest, InvalidValue, TooLarge
 
 B = TypeVar("B", bound=BaseModel)
 MAX_DEPTH = 64
+_DISCARD_BYTES = 256 * 1024 * 1024
+_DISCARD_S = 5.0
 _FLAT = ("prompt", "tokens")  # may hold millions of ids, and their types leave no room for nesting
 
 
@@ -19,6 +22,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body, or TooLarge as soon as that is certain: by its declared length, or when it has come that far."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
+        await _discard(request)
         raise _too_large(max_bytes)
     parts: list[bytes] = []
     size = 0
@@ -29,10 +33,26 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         part = event.get("body", b"")
         size += len(part)
         if size > max_bytes:
+            parts.clear()
+            await _discard(request)
             raise _too_large(max_bytes)
         parts.append(part)
         if not event.get("more_body"):
             return b"".join(parts)
+
+
+async def _discard(request: Request) -> None:
+    """Reads on for a while, keeping nothing: a client that is still sending would not see the answer."""
+    size = 0
+    try:
+        async with asyncio.timeout(_DISCARD_S):
+            while size < _DISCARD_BYTES:
+                event = await request.receive()
+                size += len(event.get("body", b""))
+                if event["type"] == "http.disconnect" or not event.get("more_body"):
+                    return
+    except TimeoutError:
+        return
 
 
 def _too_large(max_bytes: int) -> TooLarge:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from services.gateway.openai.types import ErrorBody
 
@@ -28,40 +30,44 @@ def paths_of(app: FastAPI) -> frozenset[str]:
     return frozenset(route.path for route in app.routes if isinstance(route, APIRoute))
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The document, made once."""
+def describe(
+    app: FastAPI, bodies: Mapping[str, type[BaseModel]], *, streaming: Collection[str]
+) -> dict[str, Any]:
+    """The document, made once. ``bodies`` by path; ``streaming``: paths that may answer with events."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         _add_schema(schemas, ErrorBody)
-        for operations in document["paths"].values():
+        for path, operations in document["paths"].items():
             for operation in operations.values():
-                _complete(operation, schemas)
+                operation["responses"] = _responses(path, streams=path in streaming)
+                if path in bodies:
+                    _add_schema(schemas, bodies[path])
+                    content = {"application/json": {"schema": _reference(bodies[path])}}
+                    operation["requestBody"] = {"required": True, "content": content}
         app.openapi_schema = document
     return app.openapi_schema
 
 
-def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    body_type = operation.pop("x-body", None)
-    streams = operation.pop("x-streams", False)
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+def _responses(path: str, *, streams: bool) -> dict[str, Any]:
+    anything: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    content = {"text/plain": {"schema": {"type": "string"}}} if path == "/metrics" else dict(anything)
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    if operation.get("operationId", "").startswith("metrics"):
-        content = {"text/plain": {"schema": {"type": "string"}}}
-    operation["responses"] = {"200": {"description": "Success", "content": content}}
-    failure = {"application/json": {"schema": {"$ref": _REFERENCE.format(model="ErrorBody")}}}
+    responses: dict[str, Any] = {"200": {"description": "Success", "content": content}}
+    failure = {"application/json": {"schema": _reference(ErrorBody)}}
     for status, text in _ERRORS.items():
-        operation["responses"][status] = {"description": text, "content": failure}
-    if operation.get("operationId", "").startswith("ready"):
-        operation["responses"]["503"]["content"] = {"application/json": {"schema": {"type": "object"}}}
-    if body_type is not None:
-        _add_schema(schemas, body_type)
-        schema = {"$ref": _REFERENCE.format(model=body_type.__name__)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        responses[status] = {"description": text, "content": failure}
+    if path == "/ready":
+        responses["503"]["content"] = anything
+    return responses
 
 
-def _add_schema(schemas: dict[str, Any], model: Any) -> None:
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
+
+
+def _add_schema(schemas: dict[str, Any], model: type[BaseModel]) -> None:
     schema = model.model_json_schema(ref_template=_REFERENCE)
     schemas.update(schema.pop("$defs", {}))
     schemas[model.__name__] = schema

@@ -52,8 +52,8 @@ async def test_every_prompt_of_a_list_is_answered_in_order(
     answer = await client.completions.create(model=MODEL, prompt=[[5, 6], [7]], n=2, max_tokens=3)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert all(choice.finish_reason == "length" for choice in answer.choices)
-    assert [request.prompt_ids for request in backend.submitted] == [[5, 6], [7]]
-    assert [len(request.choices) for request in backend.submitted] == [2, 2]
+    assert [request.prompt_ids for request in backend.client_requests()] == [[5, 6], [7]]
+    assert [len(request.choices) for request in backend.client_requests()] == [2, 2]
     assert answer.usage.prompt_tokens == 3
     assert answer.usage.completion_tokens == 12
 
