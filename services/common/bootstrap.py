@@ -32,7 +32,10 @@ from services.common.version import VERSION
 
 @dataclass(slots=True)
 class Context:
-    """What an app is made of, beside its own parts. ``beat_now`` sends a heartbeat early."""
+    """What an app is made of, beside its own parts.
+
+    ``beat_now`` sends a heartbeat early; ``fail`` ends the process with exit code 1, for the reason given.
+    """
 
     settings: Settings
     identity: Identity
@@ -43,6 +46,7 @@ class Context:
     recorder: FlightRecorder
     rng: random.Random
     beat_now: Callable[[], None] = lambda: None
+    fail: Callable[[str], None] = lambda reason: None
 
 
 BuildApp = Callable[[Context], Awaitable[App]]
@@ -126,7 +130,7 @@ async def _main(
         )
         app = await build(context)
         runtime = ServiceRuntime(identity, bus, context.subjects, app, timing, recorder)
-        context.beat_now = runtime.beat_now
+        context.beat_now, context.fail = runtime.beat_now, runtime.fail
         if isinstance(app, HttpApp):
             await app.serve(runtime.not_ready, listener)
         else:

@@ -87,6 +87,7 @@ class ServiceRuntime:
     recorder: FlightRecorder = field(default_factory=FlightRecorder)
     state: str = events.STARTING
     _beat_now: asyncio.Event = field(default_factory=asyncio.Event)
+    has_failed: asyncio.Event = field(default_factory=asyncio.Event)
     _beats: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -100,6 +101,11 @@ class ServiceRuntime:
     def beat_now(self) -> None:
         """Sends the next heartbeat at once, because the load changed. Never more than one in 10 ms."""
         self._beat_now.set()
+
+    def fail(self, reason: str) -> None:
+        """The app cannot go on: the process stops, without a drain, and exits with 1."""
+        log.error("stopping: %s", reason)
+        self.has_failed.set()
 
     def not_ready(self) -> str:
         if self.state != events.READY:
@@ -196,7 +202,12 @@ async def run_until_signalled(start: Callable[[], Awaitable[ServiceRuntime]]) ->
         starting.cancel()
         return 0
     runtime = starting.result()
-    await stop_wait
+    failed = asyncio.ensure_future(runtime.has_failed.wait())
+    await asyncio.wait({stop_wait, failed}, return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        await runtime.stop()
+        return 1
+    failed.cancel()
     log.info("told to stop: draining")
     draining = asyncio.ensure_future(runtime.drain())
     hurry = asyncio.ensure_future(again.wait())

@@ -1,0 +1,342 @@
+"""The worker on the bus: requests in, token frames out. The process of rank 0 does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from services.common.bus import Bus, Message, Subscription
+from services.common.errors import DecodeError, ShoalError
+from services.common.lifecycle import Identity, Timing
+from services.common.messages import frames
+from services.common.messages.codec import decode, encode
+from services.common.messages.control import Cancel, Replay
+from services.common.messages.events import Heartbeat, KvSnapshotRequest, WorkerLoad
+from services.common.messages.request import GenerateRequest, SubmitReply, split_stream_id
+from services.common.subjects import Subjects
+from services.common.telemetry import FlightRecorder, Metrics
+from services.worker.control.kv_log import KvLog
+from services.worker.control.load import LoadTracker
+from services.worker.control.peers import GatewayWatch
+from services.worker.control.stream import StreamLog
+from services.worker.control.streams import Admission, StreamTable
+from services.worker.engine.client import EngineClient
+from services.worker.engine.messages import EngineInfo, StepOutput
+from services.worker.engine.requests import check_request
+from services.worker.metrics import WorkerMetrics
+
+log = logging.getLogger(__name__)
+
+HOLDINGS_DELAY_S = 0.005  # requests accepted within it are told in one message
+DRAIN_SHARE = 0.5  # of the drain's time in which requests may finish; the rest hands over what is left
+_FINISH_NAMES = {frames.STOP: "stop", frames.LENGTH: "length", frames.ERROR: "error"}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    max_waiting: int = 64  # sequences accepted beyond the batch
+    replay_retention_s: float = 30.0
+
+
+class WorkerApp:
+    """An ``App`` (services/common/lifecycle.py). Everything of a stream that matters is in the StreamTable."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        bus: Bus,
+        subjects: Subjects,
+        timing: Timing,
+        engine: EngineClient,
+        metrics: Metrics,
+        recorder: FlightRecorder,
+        options: WorkerOptions,
+        *,
+        beat_now: Callable[[], None],
+        fail: Callable[[str], None],
+    ) -> None:
+        self._id, self._bus, self._subjects, self._timing = identity.instance_id, bus, subjects, timing
+        self._engine, self._recorder, self._options = engine, recorder, options
+        self._beat_now, self._fail = beat_now, fail
+        self._metrics = WorkerMetrics(metrics.registry, identity.model)
+        self._streams = StreamTable(self._id, retention_s=options.replay_retention_s)
+        self._kv = KvLog(self._id, identity.epoch, max_payload=bus.max_payload)
+        self._gateways = GatewayWatch(timing.lease_s)
+        self._load = LoadTracker()
+        self._info: EngineInfo | None = None
+        self._refusal = "starting"  # why nothing new is taken; empty: it is
+        self._holdings_due: set[str] = set()
+        self._has_holdings_due = asyncio.Event()
+        self._has_changed = asyncio.Event()  # a stream ended
+        self._subscriptions: list[Subscription] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # ---- life
+
+    async def start(self) -> None:
+        self._info = await self._engine.start(self._on_output, self._on_death)
+        self._load.free_blocks = self._info.num_blocks
+        self._refusal = ""
+        log.info(
+            "model is loaded",
+            extra={
+                "architecture": self._info.architecture,
+                "device": self._info.device,
+                "dtype": self._info.dtype,
+                "kv_tokens": self._info.num_blocks * self._info.block_size,
+            },
+        )
+        me, subjects = self._id, self._subjects
+        for subject, handler in (
+            (subjects.heartbeats("gateway"), self._on_gateway),
+            (subjects.heartbeat("worker", me), self._on_own_beat),
+            (subjects.worker_cancel(me), self._on_cancel),
+            (subjects.cancel(), self._on_cancel),
+            (subjects.worker_replay(me), self._on_replay),
+            (subjects.kv_snapshot(me), self._on_kv_snapshot),
+            (subjects.worker_submit(me), self._on_submit),
+        ):
+            self._subscriptions.append(await self._bus.subscribe(subject, handler))
+        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._send_due_holdings())]
+
+    def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
+        load = self._current_load()
+        self._load.on_told(load)
+        figures = {
+            "streams": self._streams.num_live,
+            "retained": self._streams.num_held - self._streams.num_live,
+        }
+        return load, {name: float(value) for name, value in figures.items()}
+
+    def not_ready(self) -> str:
+        return self._refusal
+
+    async def drain(self) -> None:
+        """Lets run what ends soon, and gives the rest back to its gateways."""
+        self._refusal = self._refusal or "draining"
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DRAIN_SHARE * self._timing.drain_timeout_s
+        while self._streams.num_live and (left_s := deadline - loop.time()) > 0:
+            self._has_changed.clear()
+            try:
+                await asyncio.wait_for(self._has_changed.wait(), left_s)
+            except TimeoutError:
+                break
+        await self._bounce("the worker stops")
+
+    async def stop(self) -> None:
+        self._refusal = self._refusal or "stopped"
+        for task in self._tasks:
+            task.cancel()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        await self._engine.stop()
+
+    # ---- requests
+
+    async def _on_submit(self, message: Message) -> None:
+        try:
+            request = decode(GenerateRequest, message.data)
+        except DecodeError as error:
+            reply = SubmitReply(False, self._id, code=error.code, reason=error.message)
+        else:
+            reply = self._admit(request)
+        if message.reply:
+            await self._bus.publish(message.reply, encode(reply))
+
+    def _admit(self, request: GenerateRequest) -> SubmitReply:
+        """Answers at once: taken, taken already, for another worker, or wrong for good."""
+        assert self._info is not None
+        request_id, admission = (
+            request.request_id,
+            self._streams.classify(request.request_id, request.attempt),
+        )
+        if admission in (Admission.DUPLICATE, Admission.ENDED):
+            self._tell_soon(request.gateway_id)
+            return SubmitReply(True, self._id)
+        if admission is Admission.STALE:
+            return self._refuse("stale", code="stale_attempt", reason="a higher attempt is known")
+        if self._refusal:
+            return self._refuse("retry", retry=True, reason=self._refusal)
+        try:
+            check_request(request, self._info)
+        except ShoalError as error:
+            log.warning("refused: %s", error.message, extra={"request_id": request_id})
+            return self._refuse("refused", code=error.code, reason=error.message)
+        live, limit = self._streams.num_live, self._info.max_running + self._options.max_waiting
+        if live and live + len(request.choices) > limit:
+            return self._refuse("retry", retry=True, reason=f"full: {live} of {limit} sequences")
+        handles, dropped = self._streams.admit(request)
+        if dropped:
+            self._engine.cancel(dropped)
+        self._engine.submit(handles, request)
+        self._metrics.requests.labels("accepted").inc()
+        self._note(request_id, "submitted", attempt=request.attempt, choices=len(handles))
+        self._tell_soon(request.gateway_id)
+        self._tell_load()
+        return SubmitReply(True, self._id)
+
+    def _refuse(self, outcome: str, *, retry: bool = False, code: str = "", reason: str) -> SubmitReply:
+        self._metrics.requests.labels(outcome).inc()
+        return SubmitReply(False, self._id, retry=retry, code=code, reason=reason)
+
+    async def _on_cancel(self, message: Message) -> None:
+        cancel = decode(Cancel, message.data)
+        handles = self._streams.cancel(cancel, self._now())
+        if handles:
+            self._engine.cancel(handles)
+            self._metrics.ended.labels("cancelled").inc(len(handles))
+            for request_id in [*cancel.request_ids, *(split_stream_id(s)[0] for s in cancel.streams)]:
+                self._note(request_id, "cancelled", reason=cancel.reason)
+            self._on_change()
+
+    async def _on_replay(self, message: Message) -> None:
+        replay = decode(Replay, message.data)
+        for frame in self._streams.replay(replay):
+            for stream in frame.streams:
+                self._metrics.replays.inc()
+                self._note(split_stream_id(stream)[0], "replayed", to=replay.detokenizer_id)
+            await self._publish(self._subjects.detokenizer_frames(replay.detokenizer_id), frame)
+
+    # ---- the engine
+
+    async def _on_output(self, output: StepOutput) -> None:
+        """Called for each step: one frame for each detokenizer, one message of cache changes."""
+        assert self._info is not None
+        now = self._now()
+        self._load.on_output(output)
+        self._metrics.on_output(output, self._info)
+        self._note_progress(output)
+        applied = self._streams.apply(output, now)
+        for detokenizer_id, frame in applied.frames.items():
+            self._metrics.frames.inc()
+            await self._publish(self._subjects.detokenizer_frames(detokenizer_id), frame)
+        if output.stored or output.removed:
+            events = self._kv.apply(output.stored, output.removed)
+            await self._publish(self._subjects.kv_events(self._id), events)
+        for stream in applied.started:
+            self._note(stream.request_id, "first token", stream=stream.stream)
+        for stream in applied.ended:
+            self._note_end(stream)
+        if applied.ended:
+            self._on_change()
+        self._tell_load()
+
+    def _note_progress(self, output: StepOutput) -> None:
+        for handle, cached in output.admitted.items():
+            if (stream := self._streams.log_of(handle)) is not None:
+                self._note(stream.request_id, "scheduled", stream=stream.stream, cached_tokens=cached)
+        for handle in output.preempted:
+            if (stream := self._streams.log_of(handle)) is not None:
+                self._note(stream.request_id, "preempted", stream=stream.stream)
+                log.info("preempted: KV blocks are short", extra={"request_id": stream.request_id})
+
+    def _note_end(self, stream: StreamLog) -> None:
+        how = _FINISH_NAMES[stream.finish]
+        self._metrics.ended.labels(how).inc()
+        self._note(stream.request_id, "finished", stream=stream.stream, how=how, ids=len(stream.ids))
+        if stream.error:
+            log.error("failed: %s", stream.error, extra={"request_id": stream.request_id})
+
+    async def _on_death(self, reason: str) -> None:
+        """Without an engine nothing here goes on: every request goes back, and the process ends."""
+        self._refusal = f"the engine died: {reason}"
+        log.error("the engine died: %s", reason, extra={"streams": self._streams.num_live})
+        await self._bounce("the engine died")
+        self._fail(self._refusal)
+
+    async def _bounce(self, reason: str) -> None:
+        bounced, handles = self._streams.bounce(reason)
+        for gateway_id, message in bounced.items():
+            await self._publish(self._subjects.gateway_bounced(gateway_id), message)
+            for request_id in message.request_ids:
+                self._note(request_id, "bounced", reason=reason)
+                log.warning("given back: %s", reason, extra={"request_id": request_id})
+        if handles:
+            self._engine.cancel(handles)
+            self._metrics.ended.labels("bounced").inc(len(handles))
+
+    # ---- the cache, and others' beats
+
+    async def _on_kv_snapshot(self, message: Message) -> None:
+        page = decode(KvSnapshotRequest, message.data).page
+        if message.reply:
+            await self._publish(message.reply, self._kv.snapshot(page))
+
+    async def _on_gateway(self, message: Message) -> None:
+        self._gateways.on_gateway(decode(Heartbeat, message.data).instance_id, self._now())
+
+    async def _on_own_beat(self, message: Message) -> None:
+        self._gateways.on_own_beat(self._now())
+
+    async def _beat(self) -> None:
+        """Each heartbeat interval: holdings to every gateway, and what is over is forgotten."""
+        while True:
+            try:
+                await self._free_dead_gateways()
+                self._streams.expire(self._now())
+                for gateway_id in self._streams.gateways:
+                    await self._send_holdings(gateway_id)
+            except Exception:
+                log.exception("a beat failed")
+            await asyncio.sleep(self._timing.heartbeat_s)
+
+    async def _free_dead_gateways(self) -> None:
+        for gateway_id in self._gateways.dead(self._streams.gateways, self._now()):
+            handles = self._streams.drop_gateway(gateway_id)
+            log.warning("gateway %s is gone: %d streams are freed", gateway_id, len(handles))
+            if handles:
+                self._engine.cancel(handles)
+                self._metrics.ended.labels("orphaned").inc(len(handles))
+                self._on_change()
+
+    async def _send_due_holdings(self) -> None:
+        while True:
+            await self._has_holdings_due.wait()
+            await asyncio.sleep(HOLDINGS_DELAY_S)
+            self._has_holdings_due.clear()
+            due, self._holdings_due = self._holdings_due, set()
+            for gateway_id in due:
+                await self._send_holdings(gateway_id)
+
+    def _tell_soon(self, gateway_id: str) -> None:
+        self._holdings_due.add(gateway_id)
+        self._has_holdings_due.set()
+
+    async def _send_holdings(self, gateway_id: str) -> None:
+        held = self._streams.holdings(gateway_id)
+        await self._publish(self._subjects.gateway_holdings(gateway_id), held)
+
+    # ---- small things
+
+    def _current_load(self) -> WorkerLoad | None:
+        if self._info is None:
+            return None
+        return self._load.current(
+            self._info, live=self._streams.num_live, prefill_tokens=self._streams.num_uncomputed_tokens
+        )
+
+    def _tell_load(self) -> None:
+        load = self._current_load()
+        if load is not None and self._load.is_news(load):
+            self._load.on_told(load)
+            self._beat_now()
+
+    def _on_change(self) -> None:
+        self._has_changed.set()
+        self._tell_load()
+
+    async def _publish(self, subject: str, message: Any) -> None:
+        try:
+            await self._bus.publish(subject, encode(message))
+        except ShoalError as error:
+            log.error("a message on %s was not sent: %s", subject, error.message)
+
+    def _note(self, request_id: str, event: str, **fields: object) -> None:
+        self._recorder.record(request_id, event, **fields)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,1 @@
+"""What the worker's control process knows of its streams: pure state, no bus and no clock."""

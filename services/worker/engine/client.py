@@ -1,0 +1,198 @@
+"""The control process's hold on an engine: a narrow protocol, and the engine in another process behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import msgpack
+
+from services.common.errors import ConfigError, DecodeError
+from services.common.messages.codec import decode
+from services.common.messages.request import GenerateRequest
+from services.worker.engine.channel import HEADER, pack, read_header
+from services.worker.engine.messages import (
+    CancelStreams,
+    EngineInfo,
+    Failed,
+    Shutdown,
+    Start,
+    StepOutput,
+    Submit,
+)
+from services.worker.engine.requests import EngineConfig
+from services.worker.runner.config import RunnerConfig
+
+log = logging.getLogger(__name__)
+
+OnOutput = Callable[[StepOutput], Awaitable[None]]
+OnDeath = Callable[[str], Awaitable[None]]
+
+STOP_SECONDS = 5.0  # that a stopping engine gets before it is killed
+
+
+class EngineClient(Protocol):
+    """An engine as the control process uses it. Everything happens on the event loop's thread."""
+
+    async def start(self, on_output: OnOutput, on_death: OnDeath) -> EngineInfo:
+        """Returns when the model can run. Raises ConfigError when it cannot be served as configured.
+
+        ``on_output`` is awaited for each step, in order; an engine waits for a slow one. ``on_death`` is awaited
+        once, with the reason, if the engine ends by itself; no output follows.
+        """
+
+    def submit(self, handles: list[int], request: GenerateRequest) -> None:
+        """Runs a checked request; ``handles[i]`` names its i-th choice and is never used again."""
+
+    def cancel(self, handles: list[int]) -> None:
+        """Outputs that are on the way may still come."""
+
+    async def stop(self) -> None:
+        """Ends the engine; on_death is not called."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    runner: RunnerConfig
+    engine: EngineConfig
+    instance_id: str
+    log_level: str = "info"
+    log_format: str = "text"
+    watchdog_s: float = 60.0
+
+
+class ProcessEngine:
+    """An EngineClient whose engine is the process of rank 0 (engine/rank_main.py)."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heard_at = 0.0
+        self._is_stopping = False
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self, on_output: OnOutput, on_death: OnDeath) -> EngineInfo:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "services.worker.engine.rank_main",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        settings = self._settings
+        self._send(
+            Start(
+                runner=msgpack.packb(asdict(settings.runner)),
+                engine=msgpack.packb(asdict(settings.engine)),
+                instance_id=settings.instance_id,
+                log_level=settings.log_level,
+                log_format=settings.log_format,
+            )
+        )
+        try:
+            info = await _receive(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise ConfigError(f"the model could not be loaded: rank 0 {await self._exit()}") from None
+        except asyncio.CancelledError:
+            self._process.kill()
+            raise
+        if isinstance(info, Failed):
+            await self._exit()
+            raise ConfigError(info.reason)
+        assert isinstance(info, EngineInfo)
+        self._heard_at = asyncio.get_running_loop().time()
+        self._tasks = [
+            asyncio.create_task(self._read(reader, on_output, on_death)),
+            asyncio.create_task(self._watch()),
+        ]
+        return info
+
+    def submit(self, handles: list[int], request: GenerateRequest) -> None:
+        self._send(Submit(handles, request))
+
+    def cancel(self, handles: list[int]) -> None:
+        self._send(CancelStreams(handles))
+
+    async def stop(self) -> None:
+        self._is_stopping = True
+        self._send(Shutdown())
+        if self._writer is not None:
+            self._writer.close()
+        for task in self._tasks:
+            task.cancel()
+        await self._exit()
+
+    def _send(self, message: Any) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(pack(message))
+
+    async def _read(self, reader: asyncio.StreamReader, on_output: OnOutput, on_death: OnDeath) -> None:
+        loop = asyncio.get_running_loop()
+        reason = ""
+        try:
+            while True:
+                message = await _receive(reader)
+                self._heard_at = loop.time()
+                if isinstance(message, StepOutput):
+                    try:
+                        await on_output(message)
+                    except Exception:
+                        log.exception("an output of the engine was not handled")
+                elif isinstance(message, Failed):
+                    reason = message.reason
+        except (asyncio.IncompleteReadError, ConnectionError, DecodeError) as error:
+            reason = reason or (error.message if isinstance(error, DecodeError) else "")
+        ended = await self._exit()
+        if not self._is_stopping:
+            await on_death(reason or f"rank 0 {ended}")
+
+    async def _watch(self) -> None:
+        """Kills an engine that is silent for the watchdog's time; its socket then closes, which tells _read."""
+        loop = asyncio.get_running_loop()
+        while True:
+            slept_at = loop.time()
+            await asyncio.sleep(1.0)
+            if loop.time() - slept_at > 2.0:
+                self._heard_at = loop.time()  # this process was stopped, so silence proves nothing
+            silent_s = loop.time() - self._heard_at
+            if silent_s > self._settings.watchdog_s:
+                log.error(
+                    "a step takes longer than --watchdog_timeout: the engine was silent for %.0f s", silent_s
+                )
+                assert self._process is not None
+                self._process.kill()
+                return
+
+    async def _exit(self) -> str:
+        """Waits for the process's end, killing it when it hangs, and says how it ended."""
+        process = self._process
+        if process is None:
+            return "was never started"
+        try:
+            code = await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            code = await process.wait()
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+async def _receive(reader: asyncio.StreamReader) -> Any:
+    length, cls = read_header(await reader.readexactly(HEADER.size))
+    return decode(cls, await reader.readexactly(length))

@@ -1,0 +1,99 @@
+"""The process of rank 0: `python -m services.worker.engine.rank_main <socket fd>`, started by the control process.
+
+It loads the model (and starts the further ranks), then runs the step loop until the socket closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+
+import msgpack
+
+from services.common.telemetry import setup_logging
+from services.worker.cache import PrefixCache
+from services.worker.engine.channel import Channel, ChannelClosed
+from services.worker.engine.engine import Engine, engine_info, scheduler_limits
+from services.worker.engine.messages import Failed, Start
+from services.worker.engine.requests import EngineConfig, SequenceFactory
+from services.worker.errors import ModelLoadError
+from services.worker.runner.config import RunnerConfig
+from services.worker.runner.interface import Runner
+from services.worker.runner.start import start_runner
+from services.worker.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def die_with_parent() -> None:
+    """Linux: a control process that is killed takes this one with it, even in the middle of a load."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def serve(channel: Channel, runner: Runner, config: EngineConfig) -> None:
+    """Tells that the engine is ready and runs it to its end."""
+    info = runner.info
+    told = engine_info(info, config)
+    cache = PrefixCache(info.num_blocks, info.block_size)
+    engine = Engine(
+        Scheduler(scheduler_limits(info, config), cache),
+        runner,
+        SequenceFactory(info.block_size, told.eos_ids, share_prefixes=config.share_prefixes),
+        channel,
+        depth=0 if info.device.startswith("cpu") else 1,
+        clock=time.perf_counter,
+    )
+    # What loading made lives as long as the process: the collector need not look at it between steps.
+    gc.collect()
+    gc.freeze()
+    channel.send(told)
+    engine.run()
+
+
+def main(link: socket.socket) -> int:
+    # The control process decides when to stop; a Ctrl-C in the terminal reaches the whole process group.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent()
+    channel = Channel(link)
+    runner: Runner | None = None
+    try:
+        (start,) = channel.poll(timeout_s=60.0)
+        assert isinstance(start, Start)
+        setup_logging("worker-rank0", start.instance_id, level=start.log_level, log_format=start.log_format)
+        runner = start_runner(RunnerConfig(**msgpack.unpackb(start.runner)))
+        config = msgpack.unpackb(start.engine)
+        serve(channel, runner, EngineConfig(**(config | {"eos_ids": tuple(config["eos_ids"])})))
+        return 0
+    except ChannelClosed:
+        return 0
+    except ModelLoadError as error:
+        return _fail(channel, Failed(str(error), 2))
+    except Exception as error:
+        log.exception("the engine failed")
+        return _fail(channel, Failed(f"{type(error).__name__}: {error}", 1))
+    finally:
+        if runner is not None:
+            runner.close()
+
+
+def _fail(channel: Channel, failed: Failed) -> int:
+    with contextlib.suppress(ChannelClosed):
+        channel.send(failed)
+    return failed.exit_code
+
+
+if __name__ == "__main__":
+    code = main(socket.socket(fileno=int(sys.argv[1])))
+    logging.shutdown()
+    os._exit(code)  # libraries' threads must not keep a process that has nothing to do any more

@@ -1,0 +1,126 @@
+"""From the request as the bus brings it to what the scheduler and the runner take. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from services.common.blockhash import chain_root
+from services.common.errors import ContextLengthExceeded, InvalidValue, Unsupported
+from services.common.messages.request import ChoiceState, GenerateRequest, SamplingParams
+from services.worker.cache import HashChain
+from services.worker.engine.messages import EngineInfo, Submit
+from services.worker.runner.plan import SlotSampling
+from services.worker.scheduler import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The engine's own settings. Plain values: it travels to rank 0 as a msgpack map."""
+
+    max_running: int = 256
+    max_step_tokens: int = 8192
+    max_chunk_tokens: int = 8192
+    can_chunk: bool = True
+    conservativeness: float = 0.5
+    share_prefixes: bool = True  # False: only choices of one request share
+    max_request_tokens: int = 0  # 0: the model's limit
+    eos_ids: tuple[int, ...] = ()  # empty: the model's
+
+
+def check_request(request: GenerateRequest, info: EngineInfo) -> None:
+    """Raises the ShoalError for a request that this engine could never run.
+
+    A gateway has checked the same; this keeps a wrong one from taking the whole batch with it.
+    """
+    sampling = request.sampling
+    if request.adapter:
+        raise Unsupported(f"adapter {request.adapter!r}: LoRA is not there yet", param="model")
+    if not request.prompt_ids or not request.choices or sampling.max_tokens < 1:
+        raise InvalidValue("a request needs a prompt, a choice and max_tokens of at least 1")
+    total = len(request.prompt_ids) + sampling.max_tokens
+    if total > info.max_request_tokens:
+        raise ContextLengthExceeded(
+            f"prompt ({len(request.prompt_ids)} tokens) and max_tokens ({sampling.max_tokens}) together are over "
+            f"the {info.max_request_tokens} tokens that this worker holds for one request",
+            param="max_tokens",
+        )
+    for param, ids in _ids_of(request):
+        if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
+            raise InvalidValue(f"{param}: token ids are 0 to {info.vocab_size - 1}", param=param)
+    if len(sampling.logit_bias_ids) != len(sampling.logit_bias_values):
+        raise InvalidValue("logit_bias: as many ids as values", param="logit_bias")
+    numbers = (
+        sampling.temperature,
+        sampling.top_p,
+        sampling.min_p,
+        sampling.presence_penalty,
+        sampling.frequency_penalty,
+        sampling.repetition_penalty,
+        *sampling.logit_bias_values,
+    )
+    if not all(map(math.isfinite, numbers)) or sampling.temperature < 0 or sampling.repetition_penalty <= 0:
+        raise InvalidValue("sampling parameters must be finite and within their ranges")
+
+
+def _ids_of(request: GenerateRequest) -> Iterable[tuple[str, list[int]]]:
+    sampling = request.sampling
+    yield "prompt", request.prompt_ids
+    yield "stop_token_ids", sampling.stop_token_ids
+    yield "logit_bias", sampling.logit_bias_ids
+    yield "allowed_token_ids", sampling.allowed_token_ids
+    for ids in sampling.bad_words:
+        yield "bad_words", ids
+    for choice in request.choices:
+        yield "output_ids", choice.output_ids
+
+
+def slot_sampling(params: SamplingParams, choice: ChoiceState, stop_ids: Iterable[int]) -> SlotSampling:
+    return SlotSampling(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        seed=choice.seed,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        repetition_penalty=params.repetition_penalty,
+        logprobs=None if params.num_logprobs < 0 else params.num_logprobs,
+        logit_bias=dict(zip(params.logit_bias_ids, params.logit_bias_values, strict=True)),
+        allowed_token_ids=params.allowed_token_ids or None,
+        bad_words=params.bad_words,
+        min_tokens=params.min_tokens,
+        stop_ids=sorted(stop_ids),
+    )
+
+
+class SequenceFactory:
+    """Makes a request's sequences, and numbers them by arrival."""
+
+    def __init__(self, block_size: int, eos_ids: Iterable[int], *, share_prefixes: bool) -> None:
+        self._block_size, self._eos_ids, self._share_prefixes = block_size, frozenset(eos_ids), share_prefixes
+        self._arrivals = itertools.count()
+
+    def make(self, submit: Submit) -> Iterator[Sequence]:
+        request = submit.request
+        params = request.sampling
+        stop_ids = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            stop_ids |= self._eos_ids
+        # Without sharing, a request's own name is part of the salt: only its choices and its own restarts match.
+        salt = request.cache_salt if self._share_prefixes else f"{request.cache_salt}\0{request.request_id}"
+        root = chain_root(adapter=request.adapter, cache_salt=salt)
+        for handle, choice in zip(submit.handles, request.choices, strict=True):
+            yield Sequence(
+                handle=handle,
+                request_id=request.request_id,
+                ids=request.prompt_ids + choice.output_ids,
+                num_prompt=len(request.prompt_ids),
+                max_tokens=params.max_tokens,
+                sampling=slot_sampling(params, choice, stop_ids),
+                order=(request.priority, next(self._arrivals)),
+                chain=HashChain(root, self._block_size),
+                stop_ids=stop_ids,
+            )
