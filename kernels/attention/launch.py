@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 import torch
 import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.attention.decode import decode_kernel
 from kernels.attention.meta import AttentionMeta, make_workspace
-from kernels.attention.prefill import prefill_kernel
+from kernels.attention.prefill import gather_kernel, prefill_kernel
 from kernels.configs import tuned
 from kernels.pdl import launch_options
 
 NO_WINDOW = 1 << 30
 LOG2_E = math.log2(math.e)
+# A contiguous copy of more than this many tokens is not made: 64k tokens of 8 heads of 128 are 256 MiB.
+MAX_COPY_TOKENS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,18 @@ class DecodeConfig:
 
 @dataclass(frozen=True)
 class PrefillConfig:
-    """Tile choices of prefill."""
+    """Tile choices of prefill.
+
+    `tma` fetches KV tiles by the tensor memory accelerator where rows are long enough to be worth a contiguous copy
+    (`copy_from` tokens), or where cache blocks hold whole tiles.
+    """
 
     block_m: int = 128
     block_n: int = 64
     warps: int = 8
     stages: int = 3
+    tma: bool = False
+    copy_from: int = 2048
 
 
 @functools.cache
@@ -100,6 +109,33 @@ def decode_triton(
     )  # fmt: skip
 
 
+def tile_source(
+    config: PrefillConfig, rows: int, longest: int, block_size: int, head_dim: int, windowed: bool
+) -> str:
+    """How prefill fetches whole KV tiles; see `prefill.py`."""
+    if not config.tma or windowed or head_dim & (head_dim - 1):
+        return "pointers"
+    if block_size % config.block_n == 0:
+        return "blocks"
+    return "copy" if longest >= config.copy_from and rows * longest <= MAX_COPY_TOKENS else "pointers"
+
+
+def copy_rows(
+    k_cache: torch.Tensor, v_cache: torch.Tensor, meta: AttentionMeta, stride: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of the prefill rows side by side: [rows * stride, Hkv, D] each, row r from r * stride."""
+    rows = meta.seq_lens.shape[0] - meta.num_decodes
+    block_size, num_kv_heads, head_dim = k_cache.shape[1:]
+    k, v = k_cache.new_empty(2, rows * stride, num_kv_heads, head_dim).unbind(0)
+    width = num_kv_heads * head_dim
+    gather_kernel[(triton.cdiv(meta.max_seq_len, block_size), rows)](
+        k_cache, v_cache, meta.block_tables, meta.seq_lens, k, v, stride, meta.num_decodes,
+        meta.block_tables.stride(0), WIDTH=width, BLOCK_WIDTH=triton.next_power_of_2(width), BLOCK_SIZE=block_size,
+        num_warps=8,
+    )  # fmt: skip
+    return k, v
+
+
 def prefill_triton(
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -113,17 +149,21 @@ def prefill_triton(
     """Attention of the rows after the first `meta.num_decodes` into `out`."""
     num_q_heads, head_dim = q.shape[1:]
     block_size, num_kv_heads = k_cache.shape[1:3]
-    grid = (
-        triton.cdiv(meta.max_query_len, config.block_m),
-        num_q_heads,
-        meta.seq_lens.shape[0] - meta.num_decodes,
-    )
-    prefill_kernel[grid](
-        q, k_cache, v_cache, meta.block_tables, meta.seq_lens, meta.query_start, out,
+    rows = meta.seq_lens.shape[0] - meta.num_decodes
+    source = tile_source(config, rows, meta.max_seq_len, block_size, head_dim, sliding_window is not None)
+    stride = triton.cdiv(meta.max_seq_len, 128) * 128
+    k_tiles = v_tiles = None
+    if source != "pointers":
+        k, v = (k_cache, v_cache) if source == "blocks" else copy_rows(k_cache, v_cache, meta, stride)
+        tile, width = [config.block_n, head_dim], num_kv_heads * head_dim
+        k_tiles = TensorDescriptor.from_tensor(k.view(-1, width), tile)
+        v_tiles = TensorDescriptor.from_tensor(v.view(-1, width), tile)
+    prefill_kernel[(triton.cdiv(meta.max_query_len, config.block_m), num_q_heads, rows)](
+        q, k_cache, v_cache, meta.block_tables, meta.seq_lens, meta.query_start, out, k_tiles, v_tiles, stride,
         meta.num_decodes, scale * LOG2_E, sliding_window or NO_WINDOW, meta.block_tables.stride(0),
         HQ=num_q_heads, HKV=num_kv_heads, D=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
         BLOCK_SIZE=block_size, BLOCK_M=config.block_m, BLOCK_N=config.block_n, STAGES=config.stages,
-        WINDOWED=sliding_window is not None, PRECISION=_precision(q), num_warps=config.warps,
+        WINDOWED=sliding_window is not None, SOURCE=source, PRECISION=_precision(q), num_warps=config.warps,
     )  # fmt: skip
 
 

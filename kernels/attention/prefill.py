@@ -2,6 +2,10 @@
 
 One program takes one tile of queries of one row and one query head. Tiles below the causal diagonal need no mask, so
 the loop over the KV runs in two parts: whole tiles first, then those the diagonal (or the row's end) crosses.
+
+Whole tiles come by pointers through the block table, or, faster on Hopper, by the tensor memory accelerator. That
+copies rectangles, so it needs KV tiles that lie in one piece: cache blocks no smaller than a tile, or a copy of the
+row's KV side by side (`gather_kernel`), which costs little against the arithmetic of a long row.
 """
 
 from __future__ import annotations
@@ -30,16 +34,30 @@ def load_tile(
 
 
 @triton.jit
+def tile_start(first, table, copy_start, BLOCK_SIZE: tl.constexpr, SOURCE: tl.constexpr):
+    """Where the tile at position `first` begins, in tokens of the descriptors' tensor."""
+    if SOURCE == "blocks":
+        start = tl.load(table + first // BLOCK_SIZE) * BLOCK_SIZE + first % BLOCK_SIZE
+    else:
+        start = copy_start + first
+    return start
+
+
+@triton.jit
 def attend(
     out, highest, total, q, low, high, first_position, seq_len, window, table, k_base, v_base, scale_log2,
-    MASKED: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    k_tiles, v_tiles, copy_start, column, SOURCE: tl.constexpr, MASKED: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Extend the online softmax of q [BLOCK_M, BLOCK_D] by the KV tiles in low..high."""
     columns = tl.arange(0, BLOCK_D)
     for first in tl.range(low, high, BLOCK_N, num_stages=STAGES):
         position = first + tl.arange(0, BLOCK_N)
-        k = load_tile(k_base, table, position, seq_len, columns, MASKED, HKV, D, BLOCK_D, BLOCK_SIZE)
+        if SOURCE == "pointers":
+            k = load_tile(k_base, table, position, seq_len, columns, MASKED, HKV, D, BLOCK_D, BLOCK_SIZE)
+        else:
+            start = tile_start(first, table, copy_start, BLOCK_SIZE, SOURCE)
+            k = k_tiles.load([start, column])
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         if MASKED:
             query = first_position + tl.arange(0, BLOCK_M)
@@ -52,7 +70,10 @@ def attend(
         weights = tl.exp2(scores * scale_log2 - base[:, None])
         total = total * shrink + tl.sum(weights, axis=1)
         out = out * shrink[:, None]
-        v = load_tile(v_base, table, position, seq_len, columns, MASKED, HKV, D, BLOCK_D, BLOCK_SIZE)
+        if SOURCE == "pointers":
+            v = load_tile(v_base, table, position, seq_len, columns, MASKED, HKV, D, BLOCK_D, BLOCK_SIZE)
+        else:
+            v = v_tiles.load([start, column])
         out = tl.dot(weights.to(v.dtype), v, out, input_precision=PRECISION)
         highest = new_highest
     return out, highest, total
@@ -67,6 +88,9 @@ def prefill_kernel(
     seq_lens_ptr,  # [R]
     query_start_ptr,  # [R + 1]
     out_ptr,  # [T, Hq, D]
+    k_tiles,  # descriptor of [tokens, Hkv * D] in tiles [BLOCK_N, D], or None: the cache or a copy, by SOURCE
+    v_tiles,
+    copy_stride,  # tokens per row of the copy
     first_row,  # rows before it are decodes
     scale_log2,
     window,
@@ -80,6 +104,7 @@ def prefill_kernel(
     BLOCK_N: tl.constexpr,
     STAGES: tl.constexpr,
     WINDOWED: tl.constexpr,
+    SOURCE: tl.constexpr,  # of whole tiles: "pointers", "blocks" (cache blocks hold whole tiles) or "copy"
     PRECISION: tl.constexpr,
 ):
     row = first_row + tl.program_id(2)
@@ -110,11 +135,42 @@ def prefill_kernel(
             whole_end = (first_position + 1) // BLOCK_N * BLOCK_N
             out, highest, total = attend(
                 out, highest, total, q, 0, whole_end, first_position, seq_len, window, table, k_base, v_base,
-                scale_log2, False, HKV, D, BLOCK_D, BLOCK_SIZE, BLOCK_M, BLOCK_N, STAGES, PRECISION,
+                scale_log2, k_tiles, v_tiles, tl.program_id(2) * copy_stride, kv_head * D, SOURCE, False, HKV, D, BLOCK_D, BLOCK_SIZE, BLOCK_M, BLOCK_N, STAGES, PRECISION,
             )  # fmt: skip
         out, highest, total = attend(
             out, highest, total, q, whole_end, end, first_position, seq_len, window, table, k_base, v_base,
-            scale_log2, True, HKV, D, BLOCK_D, BLOCK_SIZE, BLOCK_M, BLOCK_N, STAGES, PRECISION,
+            scale_log2, None, None, 0, 0, "pointers", True, HKV, D, BLOCK_D, BLOCK_SIZE, BLOCK_M, BLOCK_N, STAGES, PRECISION,
         )  # fmt: skip
         out = out / tl.maximum(total, 1e-37)[:, None]
         tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def gather_kernel(
+    k_ptr,  # [num_blocks, BLOCK_SIZE, WIDTH]
+    v_ptr,  # [num_blocks, BLOCK_SIZE, WIDTH]
+    table_ptr,  # [R, max_blocks]
+    seq_lens_ptr,  # [R]
+    k_out_ptr,  # [rows, copy_stride, WIDTH]
+    v_out_ptr,  # [rows, copy_stride, WIDTH]
+    copy_stride,
+    first_row,
+    table_stride,
+    WIDTH: tl.constexpr,  # Hkv * D
+    BLOCK_WIDTH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    """Copy one cache block of one row to its place in the rows' contiguous KV."""
+    index, block = tl.program_id(1), tl.program_id(0)
+    row = first_row + index
+    if block * BLOCK_SIZE < tl.load(seq_lens_ptr + row):
+        source = tl.load(table_ptr + row.to(tl.int64) * table_stride + block).to(tl.int64) * BLOCK_SIZE
+        target = index.to(tl.int64) * copy_stride + block * BLOCK_SIZE
+        columns = tl.arange(0, BLOCK_WIDTH)[None, :]
+        for first in tl.static_range(0, BLOCK_SIZE, 16 if BLOCK_SIZE > 16 else BLOCK_SIZE):
+            token = first + tl.arange(0, 16 if BLOCK_SIZE > 16 else BLOCK_SIZE)[:, None]
+            inside = columns < WIDTH
+            k = tl.load(k_ptr + (source + token) * WIDTH + columns, mask=inside, other=0.0)
+            v = tl.load(v_ptr + (source + token) * WIDTH + columns, mask=inside, other=0.0)
+            tl.store(k_out_ptr + (target + token) * WIDTH + columns, k, mask=inside)
+            tl.store(v_out_ptr + (target + token) * WIDTH + columns, v, mask=inside)

@@ -51,3 +51,21 @@ def test_more_splits_for_fewer_programs_and_longer_rows() -> None:
     assert num_splits(8, 300, 132, config, limit=32) == 4
     assert num_splits(256, 8192, 132, config, limit=32) == 2
     assert num_splits(2048, 8192, 132, config, limit=32) == 1
+
+
+@pytest.mark.parametrize("block_size", [4, 32])
+def test_prefill_tiles_by_descriptor_match_float64(block_size: int) -> None:
+    config = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2, tma=True, copy_from=16)
+    case = attention_case(
+        [9],
+        [(20, 61), (1, 17), (33, 33)],
+        heads=(4, 2),
+        head_dim=16,
+        block_size=block_size,
+        dtype=HALF,
+        device=DEVICE,
+    )
+    out = paged_attention_triton(
+        case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, DECODE, config
+    )
+    assert relative_error(out, attention_answer(case)) < TOLERANCE[HALF]
