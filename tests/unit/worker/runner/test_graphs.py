@@ -1,0 +1,85 @@
+"""The captured path without a GPU: the functions that would be captured are run where a graph would be replayed."""
+
+import pytest
+import torch
+
+from services.worker.parallel.group import TensorParallel
+from services.worker.runner.config import RunnerConfig
+from services.worker.runner.graphs import SAMPLING_KINDS, DecodeGraphs, bucket_sizes
+from services.worker.runner.interface import Runner
+from services.worker.runner.load import load_model, new_runner
+from services.worker.runner.plan import SlotSampling
+from services.worker.runner.start import RootRunner
+from tests.fakes.naive_engine import Job, NaiveEngine
+from tests.fakes.tiny_model import make_model
+from tests.unit.worker.runner.test_sampling import EVERYTHING, PLAIN, others
+
+
+class RunsInsteadOfReplaying(DecodeGraphs):
+    """Captures nothing; replays by calling. Buckets are those of the sizes given."""
+
+    def __init__(self, sizes, forward, finish, before):
+        self._sizes, self._forward, self._finish = sizes, forward, finish
+        self.replayed = []
+        for size in sizes:
+            before(size)
+            for kind in SAMPLING_KINDS:
+                finish(size, forward(size), kind)
+
+    def forward(self, size):
+        self.replayed.append(size)
+        self.hidden = self._forward(size)
+        return self.hidden
+
+    def finish(self, size, features):
+        return self._finish(size, self.hidden, features) if features in SAMPLING_KINDS else None
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory, monkeypatch_module) -> tuple[Runner, Runner]:
+    """A runner whose decode steps go through graphs of sizes 3, 8 and 16, and one without, on the same model."""
+    monkeypatch_module.setattr("services.worker.runner.model_runner.DecodeGraphs", RunsInsteadOfReplaying)
+    model_dir = make_model(tmp_path_factory.mktemp("model"), "qwen3")
+    config = RunnerConfig(str(model_dir), device="cpu", max_slots=20, max_model_len=512, cpu_threads=1)
+    loaded = load_model(config, TensorParallel(), torch.device("cpu"))
+    with torch.inference_mode():
+        runners = [new_runner(config, loaded, 257) for _ in range(2)]
+    runners[0].capture_graphs([3, 8, 16])
+    info = type("Info", (), {"block_size": 16})
+    return tuple(RootRunner(runner, info, None) for runner in runners)
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def test_padded_steps_draw_what_exact_ones_do(padded):
+    jobs = [*others(5), Job([1, 2, 3], 40, PLAIN), Job([9], 25, EVERYTHING), Job([4, 4], 33)]
+    graphs, eager = (NaiveEngine(runner, chunk_size=6).generate(jobs) for runner in padded)
+    assert graphs == eager
+
+
+def test_steps_of_every_kind_of_sampling_are_padded_to_the_next_size(padded):
+    replayed = padded[0]._local._graphs.replayed
+    for sampling in (SlotSampling(), PLAIN, SlotSampling(temperature=1, top_p=0.5), EVERYTHING):
+        for rows, size in ((1, 3), (3, 3), (4, 8), (16, 16)):
+            replayed.clear()
+            NaiveEngine(padded[0]).run([Job([5, 6], 3, sampling) for _ in range(rows)])
+            assert replayed == [size] * 2
+
+
+def test_a_batch_over_the_largest_size_runs_without_graphs(padded):
+    padded[0]._local._graphs.replayed.clear()
+    rows = NaiveEngine(padded[0]).generate([Job([5, 6], 4) for _ in range(17)])
+    assert padded[0]._local._graphs.replayed == []
+    assert all(row == rows[0] for row in rows)
+
+
+def test_sizes_are_dense_up_to_the_split_and_stepped_above():
+    assert bucket_sizes(20, 4, 8, 256) == [1, 2, 3, 4, 12, 20]
+    assert bucket_sizes(256, 32, 16, 256) == [*range(1, 33), *range(48, 257, 16)]
+    assert bucket_sizes(256, 32, 16, 10) == [*range(1, 11)]
+    assert bucket_sizes(50, 32, 16, 256) == [*range(1, 33), 48, 50]
+    assert bucket_sizes(0, 32, 16, 256) == []
