@@ -17,7 +17,7 @@ from torch import Tensor
 from kernels.sampling import SampleOutput
 from services.worker.sampling.parameters import Feature
 
-SAMPLING_KINDS = (Feature(0), Feature.TEMPERATURE, Feature.TEMPERATURE | Feature.TOP)
+SAMPLING_KINDS = (0, Feature.TEMPERATURE, Feature.TEMPERATURE | Feature.TOP)
 
 
 def bucket_sizes(
@@ -33,7 +33,7 @@ def bucket_sizes(
 class _Step:
     forward: torch.cuda.CUDAGraph
     hidden: Tensor
-    samples: dict[Feature, tuple[torch.cuda.CUDAGraph, SampleOutput]]
+    samples: dict[int, tuple[torch.cuda.CUDAGraph, SampleOutput]]
 
 
 class DecodeGraphs:
@@ -43,7 +43,7 @@ class DecodeGraphs:
         self,
         sizes: list[int],
         forward: Callable[[int], Tensor],
-        finish: Callable[[int, Tensor, Feature], SampleOutput],
+        finish: Callable[[int, Tensor, int], SampleOutput],
         before: Callable[[int], None],
     ) -> None:
         """Captures largest first, so that smaller graphs fit into memory that larger ones freed.
@@ -70,7 +70,7 @@ class DecodeGraphs:
     def _capture(
         size: int,
         forward: Callable[[int], Tensor],
-        finish: Callable[[int, Tensor, Feature], SampleOutput],
+        finish: Callable[[int, Tensor, int], SampleOutput],
         pool: Any,
         stream: torch.cuda.Stream,
     ) -> _Step:
@@ -96,7 +96,7 @@ class DecodeGraphs:
         step.forward.replay()
         return step.hidden
 
-    def finish(self, size: int, features: Feature) -> SampleOutput | None:
+    def finish(self, size: int, features: int) -> SampleOutput | None:
         """Replays the sampling after `forward`, or returns None if its kind was not captured."""
         captured = self._steps[size].samples.get(features)
         if captured is None:

@@ -1,4 +1,4 @@
-"""The host's copy of what each slot holds, as arrays, so that a step is put together without a loop over rows."""
+"""The host's copy of where each slot's sequence is, as arrays: a step is laid out without a loop over its rows."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from services.worker.runner.plan import StepPlan
+from services.worker.runner.plan import PrefillChunk, StepPlan
 
 Array = NDArray[Any]
 
 
 class Rows(NamedTuple):
-    """One step's rows and tokens; R rows, T tokens, S rows that sample (decodes first, then chunks)."""
+    """A step's R rows (decodes first, then chunks) and their T tokens, all int64."""
 
     slots: Array
-    """int64 [R]"""
+    """[R]"""
     positions: Array
-    """int64 [T]"""
+    """[T]"""
     slot_mapping: Array
-    """int64 [T]"""
+    """[T], where each token's KV is stored."""
     seq_lens: Array
-    """int64 [R], this step's tokens included."""
+    """[R], this step's tokens included."""
     query_lens: Array
-    """int64 [R]"""
+    """[R]"""
     sampled: Array
-    """int64 [S], the rows that sample."""
+    """[S], the rows that sample."""
 
 
 class SlotTable:
@@ -42,39 +42,40 @@ class SlotTable:
 
     def write_blocks(self, plan: StepPlan) -> Array:
         """Applies the plan's block table writes; returns the flat indices written, int64."""
+        if not plan.table_slots:
+            return NO_WRITES
         slots = np.asarray(plan.table_slots, np.int64)
         columns = np.asarray(plan.table_columns, np.int64)
         self.tables[slots, columns] = plan.table_blocks
         return slots * self.tables.shape[1] + columns
 
-    def advance(self, plan: StepPlan) -> Rows:
-        """Lays out the plan's rows and moves their slots on by what the step computes."""
-        if not plan.prefills:
-            return self._advance_decodes(np.asarray(plan.decode_slots, np.int64))
-        num_decodes = len(plan.decode_slots)
-        slots = np.asarray([*plan.decode_slots, *(c.slot for c in plan.prefills)], np.int64)
+    def place_decodes(self, slots: Array) -> tuple[Array, Array]:
+        """One more token for each of `slots` [R]: its position and where it is stored, int64 [R] each."""
+        positions = self.context[slots]
+        self.context[slots] = positions + 1
+        return positions, self._stored_at(slots, positions)
+
+    def place_mixed(self, decode_slots: list[int], chunks: list[PrefillChunk]) -> Rows:
+        """Lays out decodes and chunks, and moves their slots on by what the step computes."""
+        num_decodes = len(decode_slots)
+        slots = np.asarray([*decode_slots, *(chunk.slot for chunk in chunks)], np.int64)
         lens = np.ones(len(slots), np.int64)
-        lens[num_decodes:] = [len(c.token_ids) for c in plan.prefills]
+        lens[num_decodes:] = [len(chunk.token_ids) for chunk in chunks]
         starts = self.context[slots]
-        starts[num_decodes:] = [c.start for c in plan.prefills]
+        starts[num_decodes:] = [chunk.start for chunk in chunks]
         ends = starts + lens
         # Token t of row r is at position starts[r] + (t - first token of r).
         first = np.cumsum(lens) - lens
         positions = np.arange(first[-1] + lens[-1]) + np.repeat(starts - first, lens)
         slot_mapping = self._stored_at(np.repeat(slots, lens), positions)
         samples = np.ones(len(slots), bool)
-        samples[num_decodes:] = [c.samples for c in plan.prefills]
-        sampled = np.flatnonzero(samples)
+        samples[num_decodes:] = [chunk.samples for chunk in chunks]
         self.context[slots] = ends
-        return Rows(slots, positions, slot_mapping, ends, lens, sampled)
-
-    def _advance_decodes(self, slots: Array) -> Rows:
-        positions = self.context[slots]
-        ends = positions + 1
-        self.context[slots] = ends
-        ones = np.ones_like(slots)
-        return Rows(slots, positions, self._stored_at(slots, positions), ends, ones, np.arange(len(slots)))
+        return Rows(slots, positions, slot_mapping, ends, lens, np.flatnonzero(samples))
 
     def _stored_at(self, slots: Array, positions: Array) -> Array:
         columns, offsets = np.divmod(positions, self.block_size)
         return self.tables[slots, columns].astype(np.int64) * self.block_size + offsets
+
+
+NO_WRITES = np.empty(0, np.int64)

@@ -17,7 +17,7 @@ ALIGNMENT = 64
 # Layouts are kept for shapes seen before; decode steps have few, prefill steps many.
 MAX_LAYOUTS = 1024
 
-TORCH_DTYPES = {"int64": torch.int64, "int32": torch.int32, "float32": torch.float32, "uint8": torch.uint8}
+TORCH_DTYPES = {"int64": torch.int64, "int32": torch.int32, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,13 @@ class Staging:
     On cpu the device buffer is the host buffer.
     """
 
-    def __init__(self, fields: dict[str, str], capacity: int, device: torch.device, depth: int) -> None:
-        """`fields`: name to dtype name ("int64", "int32", "float32"), in the order packed. capacity: bytes."""
+    def __init__(
+        self, fields: dict[str, str], steady: slice, capacity: int, device: torch.device, depth: int
+    ) -> None:
+        """`fields`: name to dtype name, in the order packed. `steady`: those that pack() may keep. capacity: bytes."""
         self._fields = fields
+        self._steady = steady
+        self._changing = [*range(steady.start), *range(steady.stop, len(fields))]
         self._cuda = device.type == "cuda"
         depth = depth if self._cuda else 1
         self._host = [torch.zeros(capacity, dtype=torch.uint8, pin_memory=self._cuda) for _ in range(depth)]
@@ -49,6 +53,8 @@ class Staging:
             torch.zeros(capacity, dtype=torch.uint8, device=device) if self._cuda else self._host[0]
         )
         self._copied: list[torch.cuda.Event | None] = [None] * depth
+        # What the steady fields of each entry hold: the batch's version and the lengths up to the steady fields' end.
+        self._holds: list[tuple[int, tuple[int, ...]] | None] = [None] * depth
         self._next = 0
         self._layouts: dict[tuple[int, ...], _Layout] = {}
 
@@ -56,19 +62,26 @@ class Staging:
         """The device views that `pack` returns for fields of these lengths."""
         return self._layout(lengths).device
 
-    def pack(self, values: list[Array], lengths: tuple[int, ...] | None = None) -> dict[str, Tensor]:
-        """Copies one vector per field to the device and returns the views there.
+    def pack(
+        self, values: list[Array], lengths: tuple[int, ...], version: int | None = None
+    ) -> dict[str, Tensor]:
+        """Copies one vector per field, of the given lengths or shorter, to the device and returns the views there.
 
-        With `lengths`, fields are at least that long and what a vector leaves uncovered keeps unspecified values.
+        Values of the same `version` have the same steady fields: those are written once per host buffer.
         """
-        layout = self._layout(lengths or tuple(len(value) for value in values))
+        layout = self._layout(lengths)
         entry = self._next
-        self._next = (entry + 1) % len(self._host)
+        self._next = entry + 1 if entry + 1 < len(self._host) else 0
         copied = self._copied[entry]
         if copied is not None:
             copied.synchronize()
-        for view, value in zip(layout.host[entry], values, strict=True):
-            view[: len(value)] = value
+        views = layout.host[entry]
+        holds = None if version is None else (version, lengths[: self._steady.stop])
+        fields = self._changing if holds is not None and holds == self._holds[entry] else range(len(views))
+        for field in fields:
+            value = values[field]
+            views[field][: value.size] = value
+        self._holds[entry] = holds
         if self._cuda:
             self._device[: layout.num_bytes].copy_(self._host[entry][: layout.num_bytes], non_blocking=True)
             if copied is None:

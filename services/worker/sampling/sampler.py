@@ -21,7 +21,7 @@ UNCOMMON = (
 _BIASED = Feature.BIAS | Feature.MIN_TOKENS | Feature.BAD_WORDS
 
 
-def row_tensors(views: dict[str, Tensor], features: Feature) -> SamplingTensors:
+def row_tensors(views: dict[str, Tensor], features: int) -> SamplingTensors:
     """The sampling tensors of rows that use nothing UNCOMMON, straight from the staged numbers."""
     numbers: dict[str, Any] = {name: views[name] for name in _ROW_FIELDS}
     return SamplingTensors(
@@ -49,7 +49,7 @@ class Sampler:
 
     def start(self, start: SlotStart) -> None:
         """Rebuilds what the slot's sequence needs from its ids. `parameters` were told of the start before."""
-        features = Feature(int(self._parameters.features[start.slot]))
+        features = int(self._parameters.features[start.slot])
         if features & Feature.PENALTY:
             self._penalties.start(start)
         else:
@@ -64,9 +64,7 @@ class Sampler:
         if features & Feature.BAD_WORDS:
             self._recent.start(start)
 
-    def sample(
-        self, logits: Tensor, views: dict[str, Tensor], slots: Slots, features: Feature
-    ) -> SampleOutput:
+    def sample(self, logits: Tensor, views: dict[str, Tensor], slots: Slots, features: int) -> SampleOutput:
         """Draws a token for each row of logits [S, V] and records it. views: the staged numbers of the rows."""
         if not features & UNCOMMON:
             return sample(logits, row_tensors(views, features), views["token_index"])
@@ -74,7 +72,7 @@ class Sampler:
         self._record(slots, features, output.ids)
         return output
 
-    def _uncommon_tensors(self, views: dict[str, Tensor], slots: Slots, features: Feature) -> SamplingTensors:
+    def _uncommon_tensors(self, views: dict[str, Tensor], slots: Slots, features: int) -> SamplingTensors:
         extra: dict[str, Any] = {name: views[name] for name in _ROW_FIELDS}
         if features & Feature.PENALTY:
             extra["slot"] = self._upload(self._penalties.slots.rows(slots))
@@ -111,7 +109,7 @@ class Sampler:
             )
         return self._upload(bias.start), self._upload(bias.ids), values
 
-    def _record(self, slots: Slots, features: Feature, ids: Tensor) -> None:
+    def _record(self, slots: Slots, features: int, ids: Tensor) -> None:
         if features & Feature.PENALTY:
             self._penalties.add(self._upload(self._penalties.slots.rows(slots)), ids)
         if features & Feature.BAD_WORDS:

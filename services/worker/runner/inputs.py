@@ -1,0 +1,126 @@
+"""The numbers that a step sends to the device: their names, their order and what padding rows get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.worker.runner.plan import StepPlan
+from services.worker.runner.slots import Array, Rows
+from services.worker.runner.staging import ALIGNMENT
+from services.worker.sampling.parameters import ROW_PARAMETERS, SlotParameters
+
+# Per token.
+_TOKEN_FIELDS = {"ids": "int64", "positions": "int64", "slot_mapping": "int64"}
+# Per row; the second group stays the same from one decode step to the next while the batch does.
+_MOVING_FIELDS = {"seq_lens": "int32", "token_index": "int64"}
+_STEADY_FIELDS = {
+    "slots": "int64",
+    "query_start": "int32",
+    "last_token_rows": "int64",
+    "sampled_slots": "int64",
+    **{name: np.dtype(kind).name for name, kind in ROW_PARAMETERS.items()},
+}
+# Block table writes.
+_TABLE_FIELDS = {"table_index": "int64", "table_blocks": "int32"}
+
+FIELDS = _TOKEN_FIELDS | _MOVING_FIELDS | _STEADY_FIELDS | _TABLE_FIELDS
+STEADY = slice(len(_TOKEN_FIELDS | _MOVING_FIELDS), len(FIELDS) - len(_TABLE_FIELDS))
+# What a decode step finds on the device or does not need.
+_NOT_IN_DECODES = {"ids", "query_start", "last_token_rows", "sampled_slots"}
+_NONE = np.empty(0, np.int64)
+_ZERO = np.zeros(1, np.int64)
+
+
+def staging_bytes(max_step_tokens: int, max_slots: int, max_writes: int) -> int:
+    """Room for the largest step, with every field's start aligned."""
+    counts = {"token": max_step_tokens + max_slots, "row": max_slots + 1, "write": max_writes}
+    size = 0
+    for name, dtype in FIELDS.items():
+        kind = "token" if name in _TOKEN_FIELDS else "write" if name in _TABLE_FIELDS else "row"
+        size += counts[kind] * np.dtype(dtype).itemsize + ALIGNMENT
+    return size
+
+
+def decode_lengths(size: int, writes: int) -> tuple[int, ...]:
+    """The lengths of FIELDS in a step of `size` decode rows, padding included, and `writes` table writes."""
+    return tuple(
+        writes if name in _TABLE_FIELDS else 0 if name in _NOT_IN_DECODES else size for name in FIELDS
+    )
+
+
+def writes_room(writes: int) -> int:
+    """The next power of two: few layouts, though the number of writes changes every step."""
+    return 1 << (writes - 1).bit_length() if writes else 0
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeBatch:
+    """The decode rows of a step, kept for the following steps while they stay the same."""
+
+    version: int
+    plan_slots: list[int]
+    slots: Array
+    """int64 [rows], without padding."""
+    size: int
+    """Rows with padding."""
+    steady: list[Array]
+    """The steady fields of FIELDS, padding included."""
+
+
+def decode_batch(version: int, plan_slots: list[int], size: int, parameters: SlotParameters) -> DecodeBatch:
+    slots = np.asarray(plan_slots, np.int64)
+    padded = _pad(slots, size, parameters.max_slots)
+    numbers = [values[padded] for values in parameters.numbers.values()]
+    return DecodeBatch(version, plan_slots, slots, size, [padded, _NONE, _NONE, _NONE, *numbers])
+
+
+def decode_values(
+    batch: DecodeBatch, positions: Array, slot_mapping: Array, token_index: Array, writes: list[Array]
+) -> list[Array]:
+    """A decode step's numbers in the order of FIELDS. Padding rows: no context, nothing stored."""
+    size = batch.size
+    return [
+        _NONE,
+        _pad(positions, size, 0),
+        _pad(slot_mapping, size, -1),
+        _pad(positions + 1, size, 0),
+        _pad(token_index, size, 0),
+        *batch.steady,
+        *writes,
+    ]
+
+
+def table_writes(index: Array, blocks: list[int], spare_index: int) -> list[Array]:
+    """The table writes, filled up to `writes_room` with writes of block 0 to `spare_index`."""
+    room = writes_room(len(index))
+    return [_pad(index, room, spare_index), _pad(np.asarray(blocks, np.int32), room, 0)]
+
+
+def mixed_values(plan: StepPlan, rows: Rows, parameters: SlotParameters, writes: list[Array]) -> list[Array]:
+    """The numbers of a step with chunks, in the order of FIELDS."""
+    decodes = np.zeros(len(plan.decode_slots), np.int64)  # filled in on the device
+    ends = np.cumsum(rows.query_lens)
+    sampled_slots = rows.slots[rows.sampled]
+    return [
+        np.concatenate([decodes, *(chunk.token_ids for chunk in plan.prefills)]),
+        rows.positions,
+        rows.slot_mapping,
+        rows.seq_lens,
+        parameters.token_index[sampled_slots],
+        rows.slots,
+        np.concatenate((_ZERO, ends)),
+        ends[rows.sampled] - 1,
+        sampled_slots,
+        *(values[sampled_slots] for values in parameters.numbers.values()),
+        *writes,
+    ]
+
+
+def _pad(values: Array, size: int, fill: int) -> Array:
+    if values.size == size:
+        return values
+    padded = np.full(size, fill, values.dtype)
+    padded[: values.size] = values
+    return padded
