@@ -46,12 +46,12 @@ class GenerationObserver:
             last = self._last_at.get(delta.choice)
             self._last_at[delta.choice] = now
             if self._stream and last is not None and count:
-                self._metrics.on_tokens(count, (now - last) / count)
+                self._metrics.itl.observe((now - last) / count)
             if delta.finish != RUNNING:
                 self._metrics.on_finish(FINISH_REASONS[delta.finish] or "")
         if self._ttft is None and self._stream and self._num_tokens:
             self._ttft = now - self._started_at
-            self._metrics.on_first_token(self._ttft)
+            self._metrics.ttft.observe(self._ttft)
 
     def on_end(self, error: ShoalError | None, *, left: bool) -> None:
         """``left``: the client went away first."""
@@ -64,7 +64,7 @@ class GenerationObserver:
         if left:
             metrics.cancelled.inc()
         elif error is None:
-            metrics.on_end(seconds)
+            metrics.e2e.observe(seconds)
         fields: dict[str, object] = {
             "request_id": self._request_id,
             "tenant": self._caller.tenant or "-",

@@ -72,6 +72,7 @@ async def test_an_engine_failure_in_mid_stream_is_the_last_event(
     gateway: RunningGateway, backend: FakeBackend
 ) -> None:
     backend.script = lambda request, choice: Script([(5, "a"), (6, "b")], ERROR, error="out of luck")
+    backend.token_s = 0.05
     async with gateway.http() as http:
         async with http.stream("POST", COMPLETIONS, json=BODY | {"stream": True}) as answer:
             found = [event.data async for event in events(answer)]
