@@ -98,9 +98,9 @@ class KvFeeds:
         return feed is not None and feed.is_synced
 
     def position(self, worker_id: str) -> tuple[int, int]:
-        """(epoch, seq) up to which the index is the worker's cache; (0, 0) where it is not known."""
+        """(epoch, seq) up to which the index is the worker's cache; seq is 0 while it is not known, both for nobody."""
         feed = self._feeds.get(worker_id)
-        return (feed.epoch, feed.seq) if feed is not None and feed.is_synced else (0, 0)
+        return (0, 0) if feed is None else (feed.epoch, feed.seq if feed.is_synced else 0)
 
     def warm(self, snapshot: KvSnapshot) -> None:
         """Takes what kvstore knows of a worker, unless the worker itself has told already."""

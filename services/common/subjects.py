@@ -81,6 +81,14 @@ class Subjects:
     def kvstore_snapshot(self) -> str:
         return f"{self.namespace}.kvstore.snapshot"
 
+    # gateway -> any kvstore: StreamLogAppend
+    def stream_log_append(self) -> str:
+        return f"{self.namespace}.kvstore.log.append"
+
+    # gateway -> any kvstore (request/reply: StreamLogRequest, StreamLog)
+    def stream_log_read(self) -> str:
+        return f"{self.namespace}.kvstore.log.read"
+
     # anyone -> every service (TraceRequest; each answers TraceReply to the reply subject)
     def trace(self) -> str:
         return f"{self.namespace}.trace"

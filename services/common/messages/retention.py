@@ -1,0 +1,58 @@
+"""The log of a stream, kept by kvstore beyond its gateway's death (`--stream_retention`).
+
+A gateway appends what it has sent to its client; any gateway reads it when that client comes back with
+Last-Event-ID. A log needs not be complete: a request resumes exactly from any prefix of its ids, and what is
+generated again is the same. So appends are not answered, and a lost one costs time only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from services.common.messages.codec import Ids, message
+
+
+@message
+class StreamLogAppend:
+    """Rows of one request, in the columns of a TextFrame: row i is of choice ``choices[i]``."""
+
+    request_id: str
+    attempt: int
+    request: bytes = (
+        b""  # in the first append: what the gateway needs to go on, its GenerateRequest and dialect
+    )
+    choices: Ids = field(default_factory=list)
+    first: Ids = field(default_factory=list)  # index of the row's first id in its choice's output
+    counts: Ids = field(default_factory=list)
+    ids: Ids = field(default_factory=list)  # all rows' ids, one after the other
+    texts: list[str] = field(default_factory=list)
+    text_offset: Ids = field(default_factory=list)
+    finish: Ids = field(default_factory=list)  # RUNNING, STOP, LENGTH or ERROR (frames.py)
+
+
+@message
+class StreamLogRequest:
+    """Asks for the log of one request."""
+
+    request_id: str
+
+
+@message
+class StreamLogChoice:
+    """What is known of one choice: an unbroken prefix of its ids and the text that belongs to it."""
+
+    index: int
+    ids: Ids
+    text: str = ""
+    finish: int = 0
+
+
+@message
+class StreamLog:
+    """The answer. ``found`` is False for a log that never was, is too old, or grew over the bound."""
+
+    request_id: str
+    found: bool
+    attempt: int = 0  # the highest in the log; whoever takes over uses a higher one
+    request: bytes = b""
+    choices: list[StreamLogChoice] = field(default_factory=list)

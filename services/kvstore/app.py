@@ -1,0 +1,225 @@
+"""kvstore on the bus: hears heartbeats and KV events, answers snapshots, and keeps Redis up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from prometheus_client import Counter, Gauge
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from services.common.bootstrap import Context
+from services.common.bus import Message, Subscription
+from services.common.kv_feed import KvFeeds
+from services.common.liveness import Liveness
+from services.common.messages.codec import decode, encode
+from services.common.messages.events import (
+    STOPPED,
+    Heartbeat,
+    KvEvents,
+    KvSnapshot,
+    KvSnapshotRequest,
+    WorkerLoad,
+)
+from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogRequest
+from services.common.subjects import Subjects
+from services.common.telemetry import Metrics
+from services.kvstore.blocks import BlockTable
+from services.kvstore.mirror import Mirror
+from services.kvstore.stream_log import StreamLogs
+
+log = logging.getLogger(__name__)
+
+REDIS_TIMEOUT_S = 1.0
+WARM_TIMEOUT_S = 1.0  # a Redis that is away must not delay the start
+TTL_LEASES = 10  # a kvstore that restarts within that time finds what it had
+MIN_WRITE_S = 0.02  # between two writes, so that a busy worker's events are written together
+
+
+class KvstoreMetrics:
+    def __init__(self, metrics: Metrics) -> None:
+        registry = metrics.registry
+        self.blocks = Gauge("shoal_kvstore_blocks", "Blocks of all workers", registry=registry)
+        self.workers = Gauge("shoal_kvstore_workers", "Workers followed", registry=registry)
+        self.redis_up = Gauge("shoal_kvstore_redis_up", "1 while Redis takes writes", registry=registry)
+        self.redis_errors = Counter(
+            "shoal_kvstore_redis_errors", "Failed writes and reads", registry=registry
+        )
+        self.rewrites = Gauge(
+            "shoal_kvstore_rewrites", "Workers written in full since the start", registry=registry
+        )
+        self.log_appends = Counter("shoal_kvstore_log_appends", "Stream log appends", registry=registry)
+        self.log_lost = Gauge(
+            "shoal_kvstore_log_lost", "Appends lost while Redis was away", registry=registry
+        )
+
+
+class KvstoreApp:
+    """An ``App`` (services/common/lifecycle.py)."""
+
+    def __init__(self, context: Context) -> None:
+        settings, timing, subjects = context.settings, context.timing, context.subjects
+        self._id, self._bus, self._subjects = context.identity.instance_id, context.bus, subjects
+        self._heartbeat_s, self._retention_s = timing.heartbeat_s, settings.stream_retention
+        self._redis = connect_redis(settings.redis_url)
+        self._table = BlockTable()
+        self._feeds = KvFeeds(self._bus, subjects, self._table)
+        self._workers = Liveness(timing.heartbeat_s, timing.lease_s)
+        self._mirror = Mirror(
+            self._redis,
+            subjects.namespace,
+            self._id,
+            TTL_LEASES * timing.lease_s,
+            self._table,
+            self._feeds.position,
+        )
+        self._logs = StreamLogs(self._redis, subjects.namespace, self._retention_s)
+        self._metrics = KvstoreMetrics(context.metrics)
+        self._write_now = asyncio.Event()
+        self._subscriptions: list[Subscription] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        subscribe, subjects, group = self._bus.subscribe, self._subjects, Subjects.queue("kvstore")
+        self._subscriptions = [
+            await subscribe(subjects.heartbeats(), self._on_heartbeat),
+            await subscribe(subjects.kv_events(), self._on_kv_events),
+        ]
+        await self._warm_up()
+        self._subscriptions += [
+            await subscribe(subjects.kvstore_snapshot(), self._on_snapshot, queue=group),
+            await subscribe(subjects.stream_log_append(), self._on_append, queue=group),
+            await subscribe(subjects.stream_log_read(), self._on_read, queue=group),
+        ]
+        self._tasks = [asyncio.create_task(self._run_ticks()), asyncio.create_task(self._run_writes())]
+
+    def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
+        return None, {"blocks": float(self._table.num_blocks), "workers": float(len(self._table.workers))}
+
+    def not_ready(self) -> str:
+        return ""  # without Redis it still answers from memory
+
+    async def drain(self) -> None:
+        """Writes what it has; other kvstores go on by themselves."""
+        for subscription in self._subscriptions[2:]:
+            await subscription.unsubscribe()
+        await self._write()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        await self._feeds.stop()
+        await self._redis.aclose()
+
+    # -- what arrives ----------------------------------------------------------------------------------------
+
+    async def _on_heartbeat(self, message: Message) -> None:
+        beat, now = decode(Heartbeat, message.data), asyncio.get_running_loop().time()
+        if beat.service == "worker":
+            if beat.state == STOPPED:
+                self._on_gone(beat.instance_id)
+            else:
+                self._workers.saw(beat.instance_id, now)
+                self._feeds.on_worker(beat.instance_id, beat.epoch)
+        elif beat.service == "kvstore" and beat.instance_id == self._id:
+            self._workers.saw_own_beat(now)
+
+    async def _on_kv_events(self, message: Message) -> None:
+        self._feeds.on_events(decode(KvEvents, message.data))
+        self._write_now.set()
+
+    async def _on_snapshot(self, message: Message) -> None:
+        page = decode(KvSnapshotRequest, message.data).page
+        positions = {worker_id: self._feeds.position(worker_id) for worker_id in self._table.workers}
+        await self._bus.publish(message.reply, encode(self._table.page(page, positions)))
+
+    async def _on_append(self, message: Message) -> None:
+        if self._retention_s > 0:
+            request_id = decode(StreamLogAppend, message.data).request_id
+            self._logs.add(request_id, message.data)
+            self._metrics.log_appends.inc()
+            self._write_now.set()
+
+    async def _on_read(self, message: Message) -> None:
+        request_id = decode(StreamLogRequest, message.data).request_id
+        try:
+            found = await self._logs.read(request_id)
+        except RedisError as error:
+            self._count_error(error)
+            found = StreamLog(request_id, False)
+        await self._bus.publish(message.reply, encode(found))
+
+    def _on_gone(self, worker_id: str) -> None:
+        self._workers.forget(worker_id)
+        self._feeds.on_gone(worker_id)
+        self._table.forget(worker_id)
+        self._mirror.drop(worker_id)
+        self._write_now.set()
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    async def _run_ticks(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            for worker_id in self._workers.silent(asyncio.get_running_loop().time()):
+                log.warning("worker %s fell silent", worker_id)
+                self._on_gone(str(worker_id))
+            self._metrics.blocks.set(self._table.num_blocks)
+            self._metrics.workers.set(len(self._table.workers))
+            self._metrics.rewrites.set(self._mirror.num_rewrites)
+            self._metrics.log_lost.set(self._logs.num_lost)
+
+    async def _run_writes(self) -> None:
+        """Writes when something changed, and each heartbeat to renew the leases."""
+        while True:
+            await self._write()
+            await asyncio.sleep(MIN_WRITE_S)
+            try:
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._write_now.wait()
+            except TimeoutError:
+                pass
+            self._write_now.clear()
+
+    async def _write(self) -> None:
+        try:
+            await self._mirror.write()
+            await self._logs.flush()
+            self._metrics.redis_up.set(1)
+        except RedisError as error:
+            self._count_error(error)
+            self._mirror.distrust()
+
+    def _count_error(self, error: RedisError) -> None:
+        self._metrics.redis_up.set(0)
+        self._metrics.redis_errors.inc()
+        log.debug("Redis: %s", error)
+
+    async def _warm_up(self) -> None:
+        """Takes over what Redis holds; each worker's own snapshot replaces it when it comes."""
+        try:
+            async with asyncio.timeout(WARM_TIMEOUT_S):
+                found = await self._mirror.read()
+        except (RedisError, TimeoutError) as error:
+            log.warning("Redis cannot be read; going on without: %s", error or type(error).__name__)
+            return
+        for worker_id, ((epoch, seq), hashes) in found.items():
+            self._workers.saw_first(worker_id, asyncio.get_running_loop().time())
+            self._feeds.on_worker(worker_id, epoch)
+            self._feeds.warm(KvSnapshot(worker_id, epoch, seq, 0, 1, b"".join(hashes)))
+
+
+def connect_redis(url: str) -> Redis:
+    """A client that never waits long: its caller tries again on its own beat."""
+    return Redis.from_url(
+        url or "redis://127.0.0.1:6379/0",
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )

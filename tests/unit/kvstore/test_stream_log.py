@@ -1,0 +1,85 @@
+import itertools
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.messages.codec import encode
+from services.common.messages.frames import RUNNING, STOP
+from services.common.messages.retention import StreamLogAppend
+from services.kvstore.stream_log import merge_log, split_log
+
+
+def append(choice, first, ids, *, finish=RUNNING, request=b"", attempt=1):
+    """One row; the text of id n is the letter n, so offsets are indices."""
+    text = "".join(chr(97 + i) for i in ids)
+    return StreamLogAppend(
+        "r", attempt, request, [choice], [first], [len(ids)], ids, [text], [first], [finish]
+    )
+
+
+def framed(appends):
+    return b"".join(len(data).to_bytes(4, "little") + data for data in map(encode, appends))
+
+
+def test_a_log_is_the_prefix_of_each_choice():
+    log = merge_log(
+        "r",
+        [
+            append(0, 0, [0, 1], request=b"request"),
+            append(1, 0, [5]),
+            append(0, 2, [2], finish=STOP, attempt=2),
+        ],
+    )
+    assert (log.found, log.request, log.attempt) == (True, b"request", 2)
+    assert [(c.index, c.ids, c.text, c.finish) for c in log.choices] == [
+        (0, [0, 1, 2], "abc", STOP),
+        (1, [5], "f", RUNNING),
+    ]
+
+
+def test_what_follows_a_gap_is_left_out():
+    log = merge_log("r", [append(0, 0, [0], request=b"q"), append(0, 2, [2])])
+    assert log.choices[0].ids == [0]
+
+
+def test_without_its_beginning_a_log_is_not_found():
+    assert not merge_log("r", [append(0, 0, [0])]).found
+    assert not merge_log("r", []).found
+
+
+@settings(deadline=None)
+@given(
+    cuts=st.lists(st.integers(1, 19), max_size=6, unique=True),
+    seed=st.integers(0, 2**32),
+    doubled=st.booleans(),
+)
+def test_rows_may_come_in_any_order_doubled_and_overlapping(cuts, seed, doubled):
+    rng, ids, bounds = random.Random(seed), list(range(20)), [0, *sorted(cuts), 20]
+    appends = [append(0, 0, [], request=b"q")]
+    for start, end in itertools.pairwise(bounds):
+        start = max(0, start - rng.randrange(3))
+        appends.append(append(0, start, ids[start:end], finish=STOP if end == 20 else RUNNING))
+    appends *= 2 if doubled else 1
+    rng.shuffle(appends)
+    choice = merge_log("r", appends).choices[0]
+    assert (choice.ids, choice.text, choice.finish) == (ids, "abcdefghijklmnopqrst", STOP)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_log(data):
+    assert merge_log("r", split_log(data)).request_id == "r"
+
+
+@given(keep=st.integers(0, 400))
+def test_a_torn_log_keeps_its_beginning(keep):
+    data = framed([append(0, i, [i], request=b"q" if i == 0 else b"") for i in range(5)])
+    log = merge_log("r", split_log(data[:keep]))
+    for choice in log.choices:
+        assert choice.ids == list(range(len(choice.ids)))
+
+
+def test_rows_that_do_not_add_up_are_left_out():
+    wrong = append(0, 0, [1])
+    wrong.counts = [5]
+    assert merge_log("r", [append(0, 0, [], request=b"q"), wrong]).choices[0].ids == []
