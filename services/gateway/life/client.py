@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.common.bus import Bus, BusError, Message, Subscription
-from services.common.errors import DecodeError
+from services.common.errors import DecodeError, from_code
 from services.common.lifecycle import Timing
 from services.common.messages.codec import decode, encode
 from services.common.messages.control import Bounced, Cancel, Holdings, Replay
@@ -250,11 +250,12 @@ class Client:
 
     async def _on_bounced(self, message: Message) -> None:
         bounced = decode(Bounced, message.data)
+        error = from_code(bounced.code, bounced.reason) if bounced.code else None
         for request_id, attempt in zip(bounced.request_ids, bounced.attempts, strict=False):
             running = self._running.get(request_id)
             if running is not None:
                 self.recorder.record(request_id, "bounced", by=bounced.holder_id, why=bounced.reason)
-                self._perform(running, running.state.on_bounced(attempt, self._now(), self.fleet))
+                self._perform(running, running.state.on_bounced(attempt, self._now(), self.fleet, error))
 
     async def _on_heartbeat(self, message: Message) -> None:
         beat = decode(Heartbeat, message.data)

@@ -266,9 +266,14 @@ class RequestState:
         stream.reported_finished = stream.reported_finished or finished
         return True
 
-    def on_bounced(self, attempt: int, now: float, fleet: Fleet) -> list[Action]:
+    def on_bounced(
+        self, attempt: int, now: float, fleet: Fleet, error: ShoalError | None = None
+    ) -> list[Action]:
+        """A holder lets go: asks for another, or ends with the error that no attempt would escape."""
         if self.is_done or attempt != self.attempt or self.phase is Phase.WAITING:
             return []
+        if error is not None:
+            return self.fail(error)
         self.worker_id = ""  # it has let go
         self.was_accepted = True
         return self._again(now, fleet)

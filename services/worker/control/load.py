@@ -48,4 +48,6 @@ class LoadTracker:
         live, told_live = load.running + load.waiting, told.running + told.waiting
         if abs(live - told_live) >= step or (load.waiting == 0) != (told.waiting == 0):
             return True
+        if 2 * load.waiting_prefill_tokens < told.waiting_prefill_tokens:
+            return True  # routers hold prompts back while too many are waiting here
         return abs(load.free_blocks - told.free_blocks) * 16 >= load.total_blocks

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from services.common.bus import NoResponders, PayloadTooLarge, RequestTimeout
+from services.common.errors import EngineFailure
 from services.common.lifecycle import Timing
 from services.common.messages.events import READY, STOPPED, Heartbeat
 from services.common.messages.frames import ERROR, RUNNING, STOP
@@ -98,6 +99,15 @@ def test_a_bounce_leads_to_a_higher_attempt_with_what_arrived_and_without_what_i
     assert stage.request.on_bounced(1, stage.now, stage.fleet) == [Submit(2)]
     message = stage.request.build_message(stage.now)
     assert [(choice.index, choice.output_ids) for choice in message.choices] == [(0, [3, 4])]
+
+
+def test_a_bounce_with_an_error_ends_the_request_with_it() -> None:
+    stage = Stage().start()
+    error = EngineFailure("as told")
+    actions = stage.request.on_bounced(1, stage.now, stage.fleet, error)
+    assert Submit(2) not in actions
+    assert stage.request.error is error
+    assert stage.request.is_done
 
 
 def test_rows_of_a_lower_attempt_are_dropped() -> None:
