@@ -7,15 +7,19 @@ The second exists once per kind of sampling; steps whose sampling is of no captu
 from __future__ import annotations
 
 import bisect
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from kernels.sampling import SampleOutput
 from services.worker.sampling.parameters import Feature
+
+Captured = TypeVar("Captured")
 
 SAMPLING_KINDS = (0, Feature.TEMPERATURE, Feature.TEMPERATURE | Feature.TOP)
 
@@ -56,34 +60,21 @@ class DecodeGraphs:
         self._steps: dict[int, _Step] = {}
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()
-        for size in reversed(sizes):
-            before(size)
-            stream.wait_stream(torch.cuda.current_stream())
+        stream.wait_stream(torch.cuda.current_stream())
+        # A collection in mid-capture could free device objects, which a capture does not allow.
+        gc.disable()
+        try:
             with torch.cuda.stream(stream):
-                for kind in SAMPLING_KINDS:
-                    finish(size, forward(size), kind)
-            torch.cuda.current_stream().wait_stream(stream)
-            torch.cuda.synchronize()
-            self._steps[size] = self._capture(size, forward, finish, pool, stream)
-
-    @staticmethod
-    def _capture(
-        size: int,
-        forward: Callable[[int], Tensor],
-        finish: Callable[[int, Tensor, int], SampleOutput],
-        pool: Any,
-        stream: torch.cuda.Stream,
-    ) -> _Step:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
-            hidden = forward(size)
-        samples = {}
-        for kind in SAMPLING_KINDS:
-            sample = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(sample, pool=pool, stream=stream):
-                output = finish(size, hidden, kind)
-            samples[kind] = (sample, output)
-        return _Step(graph, hidden, samples)
+                for size in reversed(sizes):
+                    before(size)
+                    hidden = forward(size)
+                    for kind in SAMPLING_KINDS:
+                        finish(size, hidden, kind)
+                    torch.cuda.synchronize()
+                    self._steps[size] = _capture_step(size, forward, finish, pool)
+        finally:
+            gc.enable()
+        torch.cuda.current_stream().wait_stream(stream)
 
     def bucket(self, rows: int) -> int | None:
         """The smallest captured size that holds `rows`, or None if there is none."""
@@ -103,3 +94,20 @@ class DecodeGraphs:
             return None
         captured[0].replay()
         return captured[1]
+
+
+def _capture_step(
+    size: int, forward: Callable[[int], Tensor], finish: Callable[[int, Tensor, int], SampleOutput], pool: Any
+) -> _Step:
+    graph, hidden = _capture(lambda: forward(size), pool)
+    samples = {kind: _capture(partial(finish, size, hidden, kind), pool) for kind in SAMPLING_KINDS}
+    return _Step(graph, hidden, samples)
+
+
+def _capture(enqueue: Callable[[], Captured], pool: Any) -> tuple[torch.cuda.CUDAGraph, Captured]:
+    """Not torch.cuda.graph(), which empties the caches before every capture: there are hundreds."""
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(pool=pool)
+    result = enqueue()
+    graph.capture_end()
+    return graph, result

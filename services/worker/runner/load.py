@@ -96,7 +96,8 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
             config.graph_grow_step_size,
             config.max_slots,
         )
-        runner.capture_graphs(sizes)
+        if sizes:
+            runner.capture_graphs(sizes)
     return runner, RunnerInfo(
         num_blocks=blocks,
         block_size=config.block_size,
