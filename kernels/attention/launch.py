@@ -10,6 +10,7 @@ import torch
 import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernels.attention.backends import prefill_backend
 from kernels.attention.decode import decode_kernel
 from kernels.attention.meta import AttentionMeta, make_workspace
 from kernels.attention.prefill import gather_kernel, prefill_kernel
@@ -183,6 +184,10 @@ def paged_attention_triton(
         config = decode or decode_config(q.device)
         decode_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, config)
     if meta.seq_lens.shape[0] > meta.num_decodes:
+        backend = prefill_backend(q, k_cache) if prefill is None else None
+        if backend is not None:
+            backend.run(q, k_cache, v_cache, meta, scale, sliding_window, out)
+            return out
         tiles = prefill or prefill_config(q.device, q.shape[2])
         prefill_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, tiles)
     return out

@@ -12,6 +12,8 @@ GROUP_SCORES = 1 << 18
 # Top-p first sorts this many tokens, and more only where they do not hold enough mass.
 TOP_P_FIRST_LOOK = 512
 TOP_P_GROWTH = 16
+# One candidate in this many tokens, or fewer, is worth gathering.
+SPARSE_ENOUGH = 4
 
 
 def unpack_mask(mask: torch.Tensor, vocabulary: int) -> torch.Tensor:
@@ -24,6 +26,9 @@ def process(scores: torch.Tensor, params: SamplingTensors) -> torch.Tensor:
     """Apply bias, allowed tokens and penalties, in this order, to `scores` [R, V] float32 in place."""
     if params.any_logit_bias:
         start, ids, values = params.bias_start, params.bias_ids, params.bias_values
+        assert start is not None
+        assert ids is not None
+        assert values is not None
         rows = torch.repeat_interleave(
             torch.arange(scores.shape[0], device=scores.device), start.diff().long()
         )
@@ -32,6 +37,8 @@ def process(scores: torch.Tensor, params: SamplingTensors) -> torch.Tensor:
     if params.allowed_mask is not None:
         scores.masked_fill_(~unpack_mask(params.allowed_mask, scores.shape[1]), float("-inf"))
     if params.any_penalty:
+        assert params.output_counts is not None
+        assert params.prompt_mask is not None
         counts = params.output_counts[params.slot]
         emitted = counts > 0
         seen = emitted | params.prompt_mask[params.slot].bool()
@@ -86,11 +93,14 @@ def draw(z: torch.Tensor, floor: torch.Tensor | None, low: torch.Tensor, high: t
     if floor is not None:
         reachable = reachable.maximum(floor)
     candidates = z >= reachable.unsqueeze(1)
-    # Noise is the costly part: it is computed for the tokens that can win, not for the vocabulary.
-    rows, ids = candidates.nonzero(as_tuple=True)
-    noise = gumbel_noise(ids.int(), low[rows], high[rows])
+    # Noise is the costly part: where few tokens can win, it is computed for those only.
+    if int(candidates.sum()) * SPARSE_ENOUGH > candidates.numel():
+        ids = torch.arange(z.shape[1], dtype=torch.int32, device=z.device)
+        noisy = gumbel_noise(ids, low.unsqueeze(1), high.unsqueeze(1)).add_(z)
+        return noisy.masked_fill_(~candidates, float("-inf")).argmax(1)
+    rows, columns = candidates.nonzero(as_tuple=True)
     noisy = torch.full_like(z, float("-inf"))
-    noisy[rows, ids] = z[rows, ids] + noise
+    noisy[rows, columns] = z[rows, columns] + gumbel_noise(columns.int(), low[rows], high[rows])
     return noisy.argmax(1)
 
 

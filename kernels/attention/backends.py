@@ -1,0 +1,108 @@
+"""Other libraries' prefill kernels behind this package's interface, used where they are installed.
+
+A backend answers "can I?" with yes or a reason. Each refusal is logged once per process, so that a slow prefill can
+be explained from the log. Decode rows always run our own kernel, which captured graphs rely on.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+from typing import Protocol
+
+import torch
+
+from kernels.attention.meta import AttentionMeta
+from kernels.configs import tuned
+
+logger = logging.getLogger(__name__)
+
+
+class PrefillBackend(Protocol):
+    """Prefill by someone else's kernel. Stateless: it owns and frees nothing."""
+
+    name: str
+
+    def can_run(self, q: torch.Tensor, k_cache: torch.Tensor) -> str | None:
+        """None if this backend can take such tensors on this machine, else why it cannot."""
+        ...
+
+    def run(
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        meta: AttentionMeta,
+        scale: float,
+        sliding_window: int | None,
+        out: torch.Tensor,
+    ) -> None:
+        """Attention of the rows after the first `meta.num_decodes` into `out`, as `paged_attention` defines it."""
+        ...
+
+
+class FlashAttention3:
+    """FlashAttention 3 for Hopper (module `flash_attn_interface`), which reads paged caches by itself."""
+
+    name = "flash_attention_3"
+
+    def can_run(self, q: torch.Tensor, k_cache: torch.Tensor) -> str | None:
+        if importlib.util.find_spec("flash_attn_interface") is None:
+            return "flash_attn_interface is not installed"
+        if torch.cuda.get_device_capability(q.device)[0] != 9:
+            return "the GPU is not a Hopper"
+        if q.dtype not in (torch.bfloat16, torch.float16) or k_cache.dtype != q.dtype:
+            return f"queries are {q.dtype} and the cache {k_cache.dtype}"
+        if q.shape[2] > 256 or q.shape[2] % 8:
+            return f"head size {q.shape[2]} is not a multiple of 8 up to 256"
+        return None
+
+    def run(
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        meta: AttentionMeta,
+        scale: float,
+        sliding_window: int | None,
+        out: torch.Tensor,
+    ) -> None:
+        library = importlib.import_module("flash_attn_interface")
+        split = meta.num_decodes  # each decode row has one token: prefill queries begin at token `split` too
+        window = (-1, -1) if sliding_window is None else (sliding_window - 1, 0)
+        result = library.flash_attn_with_kvcache(
+            q[split:],
+            k_cache,
+            v_cache,
+            cache_seqlens=meta.seq_lens[split:],
+            page_table=meta.block_tables[split:],
+            cu_seqlens_q=meta.query_start[split:] - split,
+            max_seqlen_q=meta.max_query_len,
+            softmax_scale=scale,
+            causal=True,
+            window_size=window,
+        )
+        out[split:].copy_(result)
+
+
+BACKENDS: tuple[PrefillBackend, ...] = (FlashAttention3(),)
+
+
+@functools.cache
+def log_refusal(name: str, reason: str) -> None:
+    logger.info("prefill backend %s is not used: %s", name, reason)
+
+
+def prefill_backend(
+    q: torch.Tensor, k_cache: torch.Tensor, backends: tuple[PrefillBackend, ...] = BACKENDS
+) -> PrefillBackend | None:
+    """The first backend that can take these tensors and that this GPU's table does not rule out; None is Triton."""
+    slower = tuned(q.device).get("slower_prefill_backends", [])
+    for backend in backends:
+        reason = "it measured slower on this GPU" if backend.name in slower else backend.can_run(q, k_cache)
+        if reason is None:
+            return backend
+        log_refusal(backend.name, reason)
+    return None

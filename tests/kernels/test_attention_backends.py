@@ -1,0 +1,62 @@
+"""Choosing a prefill backend; the libraries themselves are not installed where tests run."""
+
+import logging
+
+import pytest
+import torch
+
+from kernels.attention.backends import FlashAttention3, log_refusal, prefill_backend
+from kernels.attention.meta import AttentionMeta
+
+
+class Picky(FlashAttention3):
+    """Takes float32 only, and says so."""
+
+    name = "picky"
+
+    def can_run(self, q: torch.Tensor, k_cache: torch.Tensor) -> str | None:
+        return None if q.dtype == torch.float32 else f"queries are {q.dtype}"
+
+
+def test_the_first_backend_that_can_is_used_and_each_refusal_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log_refusal.cache_clear()
+    picky, cache = Picky(), torch.zeros(1)
+    assert prefill_backend(torch.zeros(1), cache, (picky,)) is picky
+    with caplog.at_level(logging.INFO, logger="kernels.attention.backends"):
+        for _ in range(3):
+            assert prefill_backend(torch.zeros(1, dtype=torch.float16), cache, (picky,)) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "prefill backend picky is not used: queries are torch.float16"
+    ]
+
+
+def test_a_library_that_is_not_installed_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "not installed" in str(FlashAttention3().can_run(torch.zeros(1, 1, 64), torch.zeros(1, 1, 1, 64)))
+
+
+def test_flash_attention_gets_the_prefill_rows_of_a_mixed_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Library:
+        @staticmethod
+        def flash_attn_with_kvcache(
+            q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: object
+        ) -> torch.Tensor:
+            calls.append(options)
+            return torch.ones_like(q)
+
+    monkeypatch.setattr("importlib.import_module", lambda name: Library)
+    meta = AttentionMeta(
+        block_tables=torch.tensor([[1], [2], [3]]), seq_lens=torch.tensor([9, 5, 7]),
+        query_start=torch.tensor([0, 1, 4, 6]), num_decodes=1, max_query_len=3, max_seq_len=9,
+    )  # fmt: skip
+    out, cache = torch.zeros(6, 2, 8), torch.zeros(4, 4, 1, 8)
+    FlashAttention3().run(torch.zeros(6, 2, 8), cache, cache, meta, 0.5, 4, out)
+    assert out[0].eq(0).all()
+    assert out[1:].eq(1).all()
+    assert calls[0]["cu_seqlens_q"].tolist() == [0, 3, 5]
+    assert calls[0]["cache_seqlens"].tolist() == [5, 7]
+    assert calls[0]["window_size"] == (3, 0)
