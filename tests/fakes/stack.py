@@ -1,0 +1,151 @@
+"""A whole system as a user starts it: ``shoal up`` in a process of its own, with everything under it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from tests.fakes.servers import die_with_parent
+
+REPO = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 120.0
+
+
+class Stack:
+    """A context manager around one run of `up`. ``flags`` are its options; ports are free ones."""
+
+    def __init__(self, directory: Path, model_dir: Path, *flags: str) -> None:
+        self.directory, self.state_root = directory, directory / "state"
+        self._output = directory / "up.log"
+        self._command = [
+            sys.executable, "-m", "services.cli", "up", "--port", "0", "--model_dir", str(model_dir), *flags,
+        ]  # fmt: skip
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")}
+        self.env |= {"SHOAL_STATE_DIR": str(self.state_root), "PYTHONPATH": str(REPO)}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.state: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Returns when `up` says that all is ready; fails with what it said otherwise."""
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                self._command,
+                env=self.env,
+                cwd=REPO,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with_parent,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            self.state = self._read_state()
+            if self.state.get("phase") == "ready":
+                return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = self.output()
+                self.kill()
+                raise AssertionError(f"`up` did not get ready:\n{said}\n{self.logs()}")
+            time.sleep(0.05)
+
+    def _read_state(self) -> dict[str, Any]:
+        for path in self.state_root.glob("run-*/state.json"):
+            return dict(json.loads(path.read_text()))
+        return {}
+
+    def output(self) -> str:
+        """What `up` printed so far."""
+        return self._output.read_text(errors="replace")
+
+    def logs(self, num_lines: int = 25) -> str:
+        """The end of every service's log."""
+        parts = []
+        for path in sorted(self.state_root.glob("run-*/logs/*.log")):
+            tail = path.read_text(errors="replace").splitlines()[-num_lines:]
+            parts.append(f"--- {path.name}\n" + "\n".join(tail))
+        return "\n".join(parts)
+
+    @property
+    def base_urls(self) -> list[str]:
+        """The gateways, without /v1."""
+        return list(self.state["gateways"])
+
+    @property
+    def model(self) -> str:
+        return str(self.state["model_name"])
+
+    def cli(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Another command of `shoal`, which finds this run."""
+        return subprocess.run(
+            [sys.executable, "-m", "services.cli", *words],
+            env=self.env,
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        """Every service that `status` shows, by id."""
+        return {row["id"]: row for row in json.loads(self.cli("status", "--json").stdout)["services"]}
+
+    def pid(self, instance_id: str) -> int:
+        """The process of a service, or of "nats" and "redis", as it runs now."""
+        if instance_id in ("nats", "redis"):
+            for child in self.processes():
+                if f"{instance_id}-server" in child.name():
+                    return int(child.pid)
+            raise AssertionError(f"{instance_id} does not run")
+        for child in self.processes():
+            if child.environ().get("SHOAL_INSTANCE_ID") == instance_id and child.ppid() == self.up_pid:
+                return int(child.pid)
+        raise AssertionError(f"{instance_id} does not run")
+
+    @property
+    def up_pid(self) -> int:
+        assert self.process
+        return self.process.pid
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes under `up`, ranks of workers among them."""
+        found = psutil.Process(self.up_pid).children(recursive=True)
+        return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def signal(self, instance_id: str, number: signal.Signals) -> int:
+        """Sends a signal to a service; returns its process number."""
+        pid = self.pid(instance_id)
+        os.kill(pid, number)
+        return pid
+
+    def stop(self, timeout_s: float = 60.0) -> int:
+        """Stops `up` as Ctrl-C does; returns its exit code."""
+        assert self.process
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def __enter__(self) -> Stack:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.process and self.process.poll() is None:
+                self.stop()
+        finally:
+            self.kill()

@@ -1,0 +1,42 @@
+"""A system with two of each service, and what the workload returns while nobody disturbs it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from services.common.model_files import DEMO_MODEL
+from tests.fakes.stack import Stack
+from tests.faults.workload import Job, Outcome, jobs, run_all
+
+COPIES = ("--workers", "2", "--gateways", "2", "--routers", "2", "--detokenizers", "2")
+
+
+@dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """The workload, what it returns, and how long that took, in seconds."""
+
+    jobs: list[Job]
+    outcomes: list[Outcome]
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def faulty_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    flags = (*COPIES, "--model_name", "m", "--deterministic", "--drain_timeout", "10")
+    with Stack(tmp_path_factory.mktemp("faults"), DEMO_MODEL, *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def undisturbed(faulty_stack: Stack) -> Undisturbed:
+    todo = jobs("m")
+    began = time.monotonic()
+    outcomes = asyncio.run(run_all(faulty_stack.base_urls, todo))
+    seconds = time.monotonic() - began
+    assert [o.error for o in outcomes if o.error] == []
+    return Undisturbed(todo, outcomes, seconds)
