@@ -62,7 +62,9 @@ async def strike(stack: Stack, faults: list[tuple[str, signal.Signals]], after_s
                 os.kill(pid, signal.SIGCONT)
 
 
-async def run_under(stack: Stack, calm: Undisturbed, faults: list[tuple[str, signal.Signals]]) -> list[Outcome]:
+async def run_under(
+    stack: Stack, calm: Undisturbed, faults: list[tuple[str, signal.Signals]]
+) -> list[Outcome]:
     outcomes, _ = await asyncio.gather(
         run_all(stack.base_urls, calm.jobs), strike(stack, faults, 0.35 * calm.seconds)
     )
@@ -91,4 +93,7 @@ def test_no_request_is_lost_or_changed(
 
 @pytest.mark.timeout(240)
 def test_undisturbed_runs_are_equal(faulty_stack: Stack, undisturbed: Undisturbed) -> None:
-    assert differences(asyncio.run(run_all(faulty_stack.base_urls, undisturbed.jobs)), undisturbed.outcomes) == []
+    assert (
+        differences(asyncio.run(run_all(faulty_stack.base_urls, undisturbed.jobs)), undisturbed.outcomes)
+        == []
+    )
