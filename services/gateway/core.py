@@ -35,6 +35,7 @@ class Gateway:
     max_body_bytes: int = 8 * 1024 * 1024 - 1
     max_connections: int = 4096
     timeout_s: float = 0.0
+    keep_alive_s: float = 15.0
     log_requests: bool = False
     max_log_len: int = 2048
     is_draining: bool = False

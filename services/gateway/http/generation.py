@@ -27,8 +27,6 @@ from services.gateway.life.stream import Delta
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 15.0
-
 
 class Renderer(Protocol):
     """How a dialect words what a request brings. One per call; keeps what it needs between deltas."""
@@ -64,11 +62,12 @@ class GenerationResponse(Response):
         observer: Observer,
         *,
         stream: bool,
+        keep_alive_s: float = 15.0,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self._submit, self._renderer, self._observer = submit, renderer, observer
-        self._stream, self._extra = stream, headers or {}
+        self._stream, self._keep_alive_s, self._extra = stream, keep_alive_s, headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error: ShoalError | None = None
@@ -103,10 +102,12 @@ class GenerationResponse(Response):
         if opening:
             await send({"type": "http.response.body", "body": opening, "more_body": True})
         try:
-            while (deltas := await life.next(KEEP_ALIVE_S)) is not None:
+            while (deltas := await life.next(self._keep_alive_s)) is not None:
                 if deltas:
                     self._observer.on_deltas(deltas)
                 data = self._renderer.events(deltas) if deltas else KEEP_ALIVE
+                if not data:
+                    continue  # held back by a parser
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             data = self._renderer.closing() + DONE
         except ShoalError as error:  # the status is sent: the error becomes the last event

@@ -20,7 +20,8 @@ SSE_HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx must not collect events
 ]
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
+# No empty line after it: some clients take that for the end of an event, even of one without data.
+KEEP_ALIVE = b": keep-alive\n"
 
 
 def encode_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:

@@ -14,6 +14,7 @@ from services.gateway.http.body import validate
 from services.gateway.http.generation import GenerationResponse
 from services.gateway.openai import params
 from services.gateway.openai.chat_render import ChatRenderer
+from services.gateway.openai.markup import find_markup
 from services.gateway.openai.submit import Prepared, respond
 from services.gateway.openai.types import ChatBody, Message, Tool
 
@@ -33,17 +34,27 @@ async def create_chat(
     )
     if not prompt_ids:
         raise InvalidValue("messages render to an empty prompt", param="messages")
+    markup = find_markup(tokenizer, wants_tools=bool(body.tools) and body.tool_choice != "none")
+    new_parser = None
+    if markup:
+        new_parser = markup.parser_factory(prompt=text, removes_special=body.skip_special_tokens)
     prepared = Prepared(
         body,
         [prompt_ids],
         prompt_text=text,
         num_logprobs=num_logprobs,
         default_max_tokens=None,
+        keep_special=markup is not None and markup.is_special,
     )
     last = body.messages[-1]
     echo = flatten(last) if body.echo and last.role == "assistant" else ""
     return await respond(
-        gateway, request, caller, prepared, "chatcmpl", lambda call: ChatRenderer(call, tokenizer, echo=echo)
+        gateway,
+        request,
+        caller,
+        prepared,
+        "chatcmpl",
+        lambda call: ChatRenderer(call, tokenizer, echo=echo, new_parser=new_parser),
     )
 
 

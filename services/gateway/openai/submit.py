@@ -76,6 +76,7 @@ async def respond(
         renderer(call),
         observer,
         stream=bool(body.stream),
+        keep_alive_s=gateway.keep_alive_s,
         headers={"X-Request-Id": request_id},
     )
 
