@@ -52,10 +52,11 @@ def message(cls: type[M]) -> type[M]:
     """Makes a wire type: a dataclass with slots whose fields all have a form on the wire."""
     cls = dataclasses.dataclass(slots=True)(cls)
     hints = typing.get_type_hints(cls, include_extras=True)
-    codecs = {f.name: _codec(hints[f.name], f"{cls.__name__}.{f.name}") for f in dataclasses.fields(cls)}
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls)  # type: ignore[arg-type]
+    codecs = {f.name: _codec(hints[f.name], f"{cls.__name__}.{f.name}") for f in fields}
     required = [
         f.name
-        for f in dataclasses.fields(cls)
+        for f in fields
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     encoders = [(name, encode) for name, (encode, _) in codecs.items()]
@@ -162,7 +163,8 @@ def _optional_codec(hint: Any, where: str) -> tuple[Encode, Decode]:
         raise TypeError(f"{where}: a union on the wire is of scalars, or of one type and None")
 
     def check(value: Any) -> Any:
-        if (value is None and nullable) or isinstance(value, tuple(members)):
+        is_member = isinstance(value, tuple(members)) and (bool in members or not isinstance(value, bool))
+        if is_member or (value is None and nullable):
             return value
         raise DecodeError(f"{where}: found {type(value).__name__}")
 
