@@ -41,7 +41,7 @@ class Option:
         """The value of this kind from text (or a file's value). Raises OptionError naming ``source``."""
         try:
             value = self._typed(raw)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise OptionError(f"{source}: expected {self.kind.__name__}, found {raw!r}") from None
         for item in value if self.kind is list else [value]:
             if self.choices and item not in self.choices:
