@@ -11,28 +11,26 @@ from typing import Any
 from services.common.bus import Bus, Message, Subscription
 from services.common.errors import DecodeError, ShoalError
 from services.common.lifecycle import Identity, Timing
-from services.common.messages import frames
 from services.common.messages.codec import decode, encode
 from services.common.messages.control import Cancel, Replay
 from services.common.messages.events import Heartbeat, KvSnapshotRequest, WorkerLoad
-from services.common.messages.request import GenerateRequest, SubmitReply, split_stream_id
+from services.common.messages.request import GenerateRequest, SubmitReply
 from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder, Metrics
 from services.worker.control.kv_log import KvLog
 from services.worker.control.load import LoadTracker
 from services.worker.control.peers import GatewayWatch
-from services.worker.control.stream import StreamLog
 from services.worker.control.streams import Admission, StreamTable
 from services.worker.engine.client import EngineClient
 from services.worker.engine.messages import EngineInfo, StepOutput
 from services.worker.engine.requests import check_request
+from services.worker.journal import Journal
 from services.worker.metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
 
 HOLDINGS_DELAY_S = 0.005  # requests accepted within it are told in one message
 DRAIN_SHARE = 0.5  # of the drain's time in which requests may finish; the rest hands over what is left
-_FINISH_NAMES = {frames.STOP: "stop", frames.LENGTH: "length", frames.ERROR: "error"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +57,9 @@ class WorkerApp:
         fail: Callable[[str], None],
     ) -> None:
         self._id, self._bus, self._subjects, self._timing = identity.instance_id, bus, subjects, timing
-        self._engine, self._recorder, self._options = engine, recorder, options
+        self._engine, self._options = engine, options
         self._beat_now, self._fail = beat_now, fail
-        self._metrics = WorkerMetrics(metrics.registry, identity.model)
+        self._journal = Journal(recorder, WorkerMetrics(metrics.registry, identity.model))
         self._streams = StreamTable(self._id, retention_s=options.replay_retention_s)
         self._kv = KvLog(self._id, identity.epoch, max_payload=bus.max_payload)
         self._gateways = GatewayWatch(timing.lease_s)
@@ -150,55 +148,47 @@ class WorkerApp:
     def _admit(self, request: GenerateRequest) -> SubmitReply:
         """Answers at once: taken, taken already, for another worker, or wrong for good."""
         assert self._info is not None
-        request_id, admission = (
-            request.request_id,
-            self._streams.classify(request.request_id, request.attempt),
-        )
+        admission = self._streams.classify(request.request_id, request.attempt)
         if admission in (Admission.DUPLICATE, Admission.ENDED):
             self._tell_soon(request.gateway_id)
             return SubmitReply(True, self._id)
         if admission is Admission.STALE:
-            return self._refuse("stale", code="stale_attempt", reason="a higher attempt is known")
+            return self._refuse(request, "a higher attempt is known", code="stale_attempt")
         if self._refusal:
-            return self._refuse("retry", retry=True, reason=self._refusal)
+            return self._refuse(request, self._refusal)
         try:
             check_request(request, self._info)
         except ShoalError as error:
-            log.warning("refused: %s", error.message, extra={"request_id": request_id})
-            return self._refuse("refused", code=error.code, reason=error.message)
+            return self._refuse(request, error.message, code=error.code)
         live, limit = self._streams.num_live, self._info.max_running + self._options.max_waiting
         if live and live + len(request.choices) > limit:
-            return self._refuse("retry", retry=True, reason=f"full: {live} of {limit} sequences")
+            return self._refuse(request, f"full: {live} of {limit} sequences")
         handles, dropped = self._streams.admit(request)
         if dropped:
             self._engine.cancel(dropped)
         self._engine.submit(handles, request)
-        self._metrics.requests.labels("accepted").inc()
-        self._note(request_id, "submitted", attempt=request.attempt, choices=len(handles))
+        self._journal.accepted(request)
         self._tell_soon(request.gateway_id)
         self._tell_load()
         return SubmitReply(True, self._id)
 
-    def _refuse(self, outcome: str, *, retry: bool = False, code: str = "", reason: str) -> SubmitReply:
-        self._metrics.requests.labels(outcome).inc()
-        return SubmitReply(False, self._id, retry=retry, code=code, reason=reason)
+    def _refuse(self, request: GenerateRequest, reason: str, *, code: str = "") -> SubmitReply:
+        """Without a ``code`` another worker, or this one later, may take it."""
+        self._journal.refused(request, reason, for_good=bool(code))
+        return SubmitReply(False, self._id, retry=not code, code=code, reason=reason)
 
     async def _on_cancel(self, message: Message) -> None:
         cancel = decode(Cancel, message.data)
         handles = self._streams.cancel(cancel, self._now())
         if handles:
             self._engine.cancel(handles)
-            self._metrics.ended.labels("cancelled").inc(len(handles))
-            for request_id in [*cancel.request_ids, *(split_stream_id(s)[0] for s in cancel.streams)]:
-                self._note(request_id, "cancelled", reason=cancel.reason)
+            self._journal.cancelled(cancel, len(handles))
             self._on_change()
 
     async def _on_replay(self, message: Message) -> None:
         replay = decode(Replay, message.data)
         for frame in self._streams.replay(replay):
-            for stream in frame.streams:
-                self._metrics.replays.inc()
-                self._note(split_stream_id(stream)[0], "replayed", to=replay.detokenizer_id)
+            self._journal.replayed(frame, replay.detokenizer_id)
             await self._publish(self._subjects.detokenizer_frames(replay.detokenizer_id), frame)
 
     # ---- the engine
@@ -206,40 +196,18 @@ class WorkerApp:
     async def _on_output(self, output: StepOutput) -> None:
         """Called for each step: one frame for each detokenizer, one message of cache changes."""
         assert self._info is not None
-        now = self._now()
         self._load.on_output(output)
-        self._metrics.on_output(output, self._info)
-        self._note_progress(output)
-        applied = self._streams.apply(output, now)
+        self._journal.step(output, self._info, self._streams)
+        applied = self._streams.apply(output, self._now())
+        self._journal.applied(applied)
         for detokenizer_id, frame in applied.frames.items():
-            self._metrics.frames.inc()
             await self._publish(self._subjects.detokenizer_frames(detokenizer_id), frame)
         if output.stored or output.removed:
             events = self._kv.apply(output.stored, output.removed)
             await self._publish(self._subjects.kv_events(self._id), events)
-        for stream in applied.started:
-            self._note(stream.request_id, "first token", stream=stream.stream)
-        for stream in applied.ended:
-            self._note_end(stream)
         if applied.ended:
             self._on_change()
         self._tell_load()
-
-    def _note_progress(self, output: StepOutput) -> None:
-        for handle, cached in output.admitted.items():
-            if (stream := self._streams.log_of(handle)) is not None:
-                self._note(stream.request_id, "scheduled", stream=stream.stream, cached_tokens=cached)
-        for handle in output.preempted:
-            if (stream := self._streams.log_of(handle)) is not None:
-                self._note(stream.request_id, "preempted", stream=stream.stream)
-                log.info("preempted: KV blocks are short", extra={"request_id": stream.request_id})
-
-    def _note_end(self, stream: StreamLog) -> None:
-        how = _FINISH_NAMES[stream.finish]
-        self._metrics.ended.labels(how).inc()
-        self._note(stream.request_id, "finished", stream=stream.stream, how=how, ids=len(stream.ids))
-        if stream.error:
-            log.error("failed: %s", stream.error, extra={"request_id": stream.request_id})
 
     async def _on_death(self, reason: str) -> None:
         """Without an engine nothing here goes on: every request goes back, and the process ends."""
@@ -252,12 +220,9 @@ class WorkerApp:
         bounced, handles = self._streams.bounce(reason)
         for gateway_id, message in bounced.items():
             await self._publish(self._subjects.gateway_bounced(gateway_id), message)
-            for request_id in message.request_ids:
-                self._note(request_id, "bounced", reason=reason)
-                log.warning("given back: %s", reason, extra={"request_id": request_id})
+            self._journal.bounced(message.request_ids, reason)
         if handles:
             self._engine.cancel(handles)
-            self._metrics.ended.labels("bounced").inc(len(handles))
 
     # ---- the cache, and others' beats
 
@@ -287,10 +252,9 @@ class WorkerApp:
     async def _free_dead_gateways(self) -> None:
         for gateway_id in self._gateways.dead(self._streams.gateways, self._now()):
             handles = self._streams.drop_gateway(gateway_id)
-            log.warning("gateway %s is gone: %d streams are freed", gateway_id, len(handles))
+            self._journal.orphaned(gateway_id, len(handles))
             if handles:
                 self._engine.cancel(handles)
-                self._metrics.ended.labels("orphaned").inc(len(handles))
                 self._on_change()
 
     async def _send_due_holdings(self) -> None:
@@ -334,9 +298,6 @@ class WorkerApp:
             await self._bus.publish(subject, encode(message))
         except ShoalError as error:
             log.error("a message on %s was not sent: %s", subject, error.message)
-
-    def _note(self, request_id: str, event: str, **fields: object) -> None:
-        self._recorder.record(request_id, event, **fields)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import sys
@@ -26,6 +25,7 @@ from services.worker.engine.messages import (
     StepOutput,
     Submit,
 )
+from services.worker.engine.process import is_stopped, kill_group, process_tree
 from services.worker.engine.requests import EngineConfig
 from services.worker.runner.config import RunnerConfig
 
@@ -35,6 +35,7 @@ OnOutput = Callable[[StepOutput], Awaitable[None]]
 OnDeath = Callable[[str], Awaitable[None]]
 
 STOP_SECONDS = 5.0  # that a stopping engine gets before it is killed
+WATCH_SECONDS = 0.5  # an engine stopped by a signal is given up when it was seen so twice
 
 
 class EngineClient(Protocol):
@@ -93,6 +94,7 @@ class ProcessEngine:
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # a group of its own, with the further ranks: it is killed as one
             )
         reader, self._writer = await asyncio.open_connection(sock=ours)
         settings = self._settings
@@ -110,7 +112,7 @@ class ProcessEngine:
         except (asyncio.IncompleteReadError, ConnectionError):
             raise ConfigError(f"the model could not be loaded: rank 0 {await self._exit()}") from None
         except asyncio.CancelledError:
-            self._process.kill()
+            kill_group(self.pid)
             raise
         if isinstance(info, Failed):
             await self._exit()
@@ -163,21 +165,25 @@ class ProcessEngine:
             await on_death(reason or f"rank 0 {ended}")
 
     async def _watch(self) -> None:
-        """Kills an engine that is silent for the watchdog's time; its socket then closes, which tells _read."""
+        """Kills an engine that hangs or was stopped; its socket then closes, which tells _read."""
         loop = asyncio.get_running_loop()
+        was_stopped = False
         while True:
             slept_at = loop.time()
-            await asyncio.sleep(1.0)
-            if loop.time() - slept_at > 2.0:
-                self._heard_at = loop.time()  # this process was stopped, so silence proves nothing
+            await asyncio.sleep(WATCH_SECONDS)
+            if loop.time() - slept_at > 2 * WATCH_SECONDS:
+                self._heard_at = loop.time()  # this process was stopped itself: silence proves nothing
             silent_s = loop.time() - self._heard_at
+            has_stopped = any(map(is_stopped, process_tree(self.pid)))
             if silent_s > self._settings.watchdog_s:
-                log.error(
-                    "a step takes longer than --watchdog_timeout: the engine was silent for %.0f s", silent_s
-                )
-                assert self._process is not None
-                self._process.kill()
-                return
+                log.error("a step takes longer than --watchdog_timeout: %.0f s without a word", silent_s)
+            elif has_stopped and was_stopped:
+                log.error("a process of the engine was stopped by a signal")
+            else:
+                was_stopped = has_stopped
+                continue
+            kill_group(self.pid)
+            return
 
     async def _exit(self) -> str:
         """Waits for the process's end, killing it when it hangs, and says how it ended."""
@@ -187,9 +193,9 @@ class ProcessEngine:
         try:
             code = await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            kill_group(process.pid)
             code = await process.wait()
+        kill_group(process.pid)  # further ranks that did not notice
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
