@@ -7,6 +7,7 @@ drop, duplicate and delay messages: it is asked once for every (message, subscri
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import logging
 import random
@@ -46,8 +47,12 @@ class MemoryBroker:
         self.is_up = True
         self.num_published = 0
         self._rng = rng or random.Random(0)
+        self._context = contextvars.copy_context()  # what is under way belongs to no sender any more
         self._inboxes = itertools.count(1)
         self._subscriptions: list[MemorySubscription] = []
+        self._wanted_by: dict[
+            str, list[MemorySubscription]
+        ] = {}  # by subject; emptied when anyone comes or goes
 
     def route(self, message: Message) -> int:
         """Hands a message to its subscribers; returns how many it was meant for."""
@@ -56,12 +61,11 @@ class MemoryBroker:
             return 0
         groups: dict[str, list[MemorySubscription]] = {}
         targets: list[MemorySubscription] = []
-        for sub in self._subscriptions:
-            if subject_matches(sub.pattern, message.subject):
-                if sub.queue:
-                    groups.setdefault(sub.queue, []).append(sub)
-                else:
-                    targets.append(sub)
+        for sub in self._subscribers(message.subject):
+            if sub.queue:
+                groups.setdefault(sub.queue, []).append(sub)
+            else:
+                targets.append(sub)
         targets += [self._rng.choice(members) for members in groups.values()]
         loop = asyncio.get_running_loop()
         for sub in targets:
@@ -70,18 +74,27 @@ class MemoryBroker:
                 if delay <= 0:
                     sub.put(message)
                 else:
-                    loop.call_later(delay, sub.put, message)
+                    loop.call_later(delay, sub.put, message, context=self._context)
         return len(targets)
+
+    def _subscribers(self, subject: str) -> list[MemorySubscription]:
+        found = self._wanted_by.get(subject)
+        if found is None:
+            found = [sub for sub in self._subscriptions if subject_matches(sub.pattern, subject)]
+            self._wanted_by[subject] = found
+        return found
 
     def new_inbox(self) -> str:
         return f"_INBOX.{next(self._inboxes)}"
 
     def add(self, subscription: MemorySubscription) -> None:
         self._subscriptions.append(subscription)
+        self._wanted_by.clear()
 
     def remove(self, subscription: MemorySubscription) -> None:
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
+            self._wanted_by.clear()
 
 
 class MemorySubscription:

@@ -1,0 +1,150 @@
+"""Clients of a simulated gateway: each reads its streams and checks every piece as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from services.common.errors import DeadlineExceeded, ShoalError
+from services.common.messages.frames import RUNNING
+from services.common.messages.request import SamplingParams, StreamParams
+from services.gateway.life.client import Client
+from services.gateway.life.request import RequestState, Spec
+from services.gateway.life.stream import Delta, Row
+from tests.fakes.runner import expected_ids
+from tests.simulation.language import VOCAB_SIZE, Expected, expected_output
+from tests.simulation.loop import Process
+from tests.simulation.plan import Ask
+
+NO_ROUTER_S = 5.0  # services/gateway/life/request.py, Patience: earlier, nobody is told that nobody is there
+
+
+class Broken(Exception):
+    """A promise was broken."""
+
+
+@dataclass
+class Call:
+    """One client call and how it went. ``how`` is empty while it runs."""
+
+    ask: Ask
+    process: Process  # the gateway's
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    how: str = ""
+    max_stall_s: float = 0.0  # the longest time without anything new
+    expected: list[Expected] = field(default_factory=list)
+    ids: list[list[int]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    finished: list[bool] = field(default_factory=list)
+    state: RequestState | None = None
+    seen_stale: bool = False  # the client was given rows of a superseded attempt
+
+    def __post_init__(self) -> None:
+        ask, n = self.ask, self.ask.num_choices
+        self.ids, self.texts, self.finished = [[] for _ in range(n)], [""] * n, [False] * n
+        self.expected = [
+            expected_output(
+                expected_ids(
+                    list(ask.prompt), ask.seed + i, ask.max_tokens, VOCAB_SIZE, frozenset(ask.stop_ids)
+                ),
+                stop_ids=ask.stop_ids,
+                stop=ask.stop,
+                include_stop=ask.include_stop,
+            )
+            for i in range(n)
+        ]
+
+    @property
+    def is_over(self) -> bool:
+        """Ended, or broken off with its gateway."""
+        return bool(self.how) or self.process.is_killed
+
+    @property
+    def progress(self) -> str:
+        return ", ".join(f"{len(ids)}/{len(e.ids)}" for ids, e in zip(self.ids, self.expected, strict=True))
+
+    def spec(self) -> Spec:
+        ask = self.ask
+        return Spec(
+            request_id=ask.request_id,
+            prompt_ids=list(ask.prompt),
+            sampling=SamplingParams(max_tokens=ask.max_tokens, stop_token_ids=list(ask.stop_ids)),
+            stream=StreamParams(list(ask.stop), ask.include_stop),
+            num_choices=ask.num_choices,
+            seed=ask.seed,
+            timeout_s=ask.timeout_s,
+        )
+
+    async def run(self, client: Client) -> None:
+        """Reads to the end. Runs in the gateway's process, and so dies with it."""
+        loop = asyncio.get_running_loop()
+        self.started_at = loop.time()
+        leaves = self.ask.leaves_after
+        try:
+            async with asyncio.timeout(leaves):
+                await self._read(client)
+            self.how = "complete"
+        except TimeoutError:
+            self.how = "left"
+        except ShoalError as error:
+            self.how = self._judge_error(error, loop.time())
+        except Broken as broken:
+            self.how = f"BROKEN: {broken}"
+        self.ended_at = loop.time()
+
+    async def _read(self, client: Client) -> None:
+        async with client.submit([self.spec()]) as life:
+            self.state = life.states[0]
+            self._watch_attempts(self.state)
+            last_at = self.started_at
+            while (deltas := await life.next()) is not None:
+                now = asyncio.get_running_loop().time()
+                self.max_stall_s, last_at = max(self.max_stall_s, now - last_at), now
+                for delta in deltas:
+                    self._take(delta)
+        for i, expected in enumerate(self.expected):
+            if not self.finished[i]:
+                raise Broken(f"choice {i} ended at {len(self.ids[i])} of {len(expected.ids)} ids")
+
+    def _watch_attempts(self, state: RequestState) -> None:
+        """Breaks the call when a row of another attempt than the present one is taken for its client."""
+        on_row = state.on_row
+
+        def checked(choice: int, row: Row, worker_id: str, now: float) -> bool:
+            attempt = state.attempt
+            took = on_row(choice, row, worker_id, now)
+            if took and row.attempt != attempt:
+                self.seen_stale = True
+            return took
+
+        state.on_row = checked  # type: ignore[method-assign]
+
+    def _take(self, delta: Delta) -> None:
+        i = delta.choice
+        expected, ids = self.expected[i], self.ids[i]
+        if self.finished[i]:
+            raise Broken(f"choice {i} goes on after its end")
+        if self.seen_stale:
+            raise Broken(f"choice {i} was given rows of a superseded attempt")
+        ids += delta.ids
+        self.texts[i] += delta.text
+        if tuple(ids) != expected.ids[: len(ids)]:
+            raise Broken(f"choice {i}: ids {ids}, expected {list(expected.ids)}")
+        if not expected.text.startswith(self.texts[i]):
+            raise Broken(f"choice {i}: text {self.texts[i]!r}, expected {expected.text!r}")
+        if delta.finish != RUNNING:
+            self.finished[i] = True
+            found = Expected(tuple(ids), self.texts[i], delta.finish, delta.stop_reason)
+            if found != expected:
+                raise Broken(f"choice {i} ended as {found}, expected {expected}")
+
+    def _judge_error(self, error: ShoalError, now: float) -> str:
+        """An error is fine where it was promised."""
+        lasted = now - self.started_at
+        was_accepted = self.state is not None and self.state.was_accepted
+        if isinstance(error, DeadlineExceeded) and self.ask.timeout_s and lasted >= self.ask.timeout_s - 1e-6:
+            return "deadline"
+        if error.code == "service_unavailable" and not was_accepted and lasted >= NO_ROUTER_S:
+            return "unavailable"
+        return f"BROKEN: {error.code} after {lasted:.2f} s: {error.message}"

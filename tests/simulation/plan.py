@@ -1,0 +1,151 @@
+"""What happens in one simulated world: its shape, its requests, its faults. A pure function of the seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tests.simulation.language import STOP_STRINGS, VOCAB_SIZE
+
+SERVICES = ("gateway", "router", "worker", "detokenizer")
+FAULTS_END_S = 5.0  # by then every fault has ceased, restarts included
+# From one fault in an otherwise healthy deployment: 1.5 s to notice it and 1 s to resume (docs/reliability.md).
+MAX_STALL_S = 2.5
+
+
+class Kind(Enum):
+    KILL = "kill"  # SIGKILL; started again after ``duration``
+    DRAIN = "drain"  # SIGTERM; started again when it has stopped and ``duration`` has passed
+    PAUSE = "pause"  # SIGSTOP; SIGCONT after ``duration``
+    DEAF = "deaf"  # nothing arrives there for ``duration``, while it is heard
+    MUTE = "mute"  # nothing of it arrives anywhere for ``duration``
+    ENGINE = "engine"  # a worker's rank 0 is killed, and its control process gives up; started again
+    OUTAGE = "outage"  # NATS is away
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    at: float
+    kind: Kind
+    service: str  # "" for an outage
+    index: int
+    duration: float
+    new_id: bool = False  # a restarted service comes under another name
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Chances per message and subscriber, until the faults end."""
+
+    lose: float = 0.0
+    double: float = 0.0
+    delay: float = 0.0
+    max_delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One client call."""
+
+    at: float
+    request_id: str
+    prompt: tuple[int, ...]
+    seed: int
+    num_choices: int
+    max_tokens: int
+    stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    leaves_after: float | None = None  # seconds after which the client hangs up
+    timeout_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``max_stall_s``: no client may wait longer between two pieces of its stream; 0 where nothing is promised."""
+
+    seed: int
+    counts: dict[str, int]
+    noise: Noise
+    asks: tuple[Ask, ...]
+    faults: tuple[Fault, ...] = field(default=())
+    max_stall_s: float = 0.0
+
+
+def make_plan(seed: int) -> Plan:
+    """Every tenth world has one fault and no other trouble, so that its clients' waits can be judged."""
+    rng = random.Random(f"plan {seed}")
+    return _calm_plan(seed, rng) if seed % 10 == 0 else _rough_plan(seed, rng)
+
+
+def _calm_plan(seed: int, rng: random.Random) -> Plan:
+    counts = dict.fromkeys(SERVICES, 2)
+    service = rng.choice(("router", "worker", "worker", "detokenizer"))
+    kind = rng.choice(
+        (Kind.KILL, Kind.PAUSE, Kind.DRAIN, Kind.ENGINE)
+        if service == "worker"
+        else (Kind.KILL, Kind.PAUSE, Kind.DRAIN)
+    )
+    fault = Fault(rng.uniform(1.0, 2.0), kind, service, rng.randrange(2), 2.5)
+    asks = tuple(
+        Ask(rng.uniform(0.5, 1.0), f"s{seed}-{i}", _ids(rng, 12), rng.getrandbits(40), 2, max_tokens=60)
+        for i in range(2)
+    )
+    return Plan(seed, counts, Noise(), asks, (fault,), max_stall_s=MAX_STALL_S)
+
+
+def _rough_plan(seed: int, rng: random.Random) -> Plan:
+    counts = {
+        "gateway": rng.choice((1, 1, 2)),
+        "router": rng.choice((1, 2)),
+        "worker": rng.choice((1, 2, 2, 3)),
+        "detokenizer": rng.choice((1, 2)),
+    }
+    level = rng.choice((0.0, 0.01, 0.05, 0.15))
+    noise = Noise(
+        lose=level * rng.random(),
+        double=level * rng.random() * 2,
+        delay=level * rng.random() * 3,
+        max_delay_s=rng.choice((0.01, 0.1, 0.6, 2.0)),
+    )
+    num_faults = rng.choice((0, 1, 1, 2, 2, 3, 4))
+    faults = sorted((_fault(rng, counts) for _ in range(num_faults)), key=lambda f: f.at)
+    prefixes = [_ids(rng, rng.randint(4, 24)) for _ in range(2)]
+    asks = [_ask(rng, f"s{seed}-{i}", prefixes) for i in range(rng.randint(1, 6))]
+    return Plan(seed, counts, noise, tuple(sorted(asks, key=lambda a: a.at)), tuple(faults))
+
+
+def _fault(rng: random.Random, counts: dict[str, int]) -> Fault:
+    at = rng.uniform(0.5, 3.0)
+    duration = min(rng.choice((0.05, 0.3, 0.8, 1.5, 2.5)) * rng.uniform(0.5, 1.5), FAULTS_END_S - at)
+    if rng.random() < 0.1:
+        return Fault(at, Kind.OUTAGE, "", 0, duration)
+    if rng.random() < 0.1:
+        return Fault(at, Kind.ENGINE, "worker", rng.randrange(counts["worker"]), duration, rng.random() < 0.5)
+    service = rng.choice((*SERVICES, "worker"))
+    kind = rng.choice((Kind.KILL, Kind.KILL, Kind.DRAIN, Kind.PAUSE, Kind.PAUSE, Kind.DEAF, Kind.MUTE))
+    return Fault(at, kind, service, rng.randrange(counts[service]), duration, rng.random() < 0.5)
+
+
+def _ids(rng: random.Random, count: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(VOCAB_SIZE) for _ in range(count))
+
+
+def _ask(rng: random.Random, request_id: str, prefixes: list[tuple[int, ...]]) -> Ask:
+    tail = _ids(rng, rng.randint(1, 12))
+    leaves = rng.random() < 0.15
+    has_stop = rng.random() < 0.4
+    return Ask(
+        at=rng.uniform(0.3, 2.5),
+        request_id=request_id,
+        prompt=rng.choice((*prefixes, ())) + tail,
+        seed=rng.getrandbits(40),
+        num_choices=rng.choice((1, 1, 1, 2, 3)),
+        max_tokens=150 if leaves else rng.choice((1, 3, 10, 30, 60)),
+        stop_ids=tuple(rng.sample(range(VOCAB_SIZE), 2)) if rng.random() < 0.4 else (),
+        stop=tuple(rng.sample(STOP_STRINGS, rng.randint(1, 3))) if has_stop else (),
+        include_stop=rng.random() < 0.3,
+        leaves_after=rng.uniform(0.0, 2.0) if leaves else None,
+        timeout_s=rng.uniform(0.2, 4.0) if rng.random() < 0.1 else 0.0,
+    )

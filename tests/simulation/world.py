@@ -1,0 +1,312 @@
+"""A whole deployment on a virtual clock: real services, a lossy bus, faults from a plan, and the promises."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.common.bootstrap import Context
+from services.common.bus.memory import MemoryBroker
+from services.common.lifecycle import App
+from services.common.messages.events import WorkerLoad
+from services.common.telemetry import LogFormatter
+from services.detokenizer.app import DetokenizerApp
+from services.gateway.life.client import Client
+from services.router.app import RouterApp
+from services.worker.app import WorkerApp, WorkerOptions
+from tests.simulation.client import Broken, Call
+from tests.simulation.engine import NUM_BLOCKS, VirtualEngine
+from tests.simulation.language import decoding
+from tests.simulation.loop import Stuck, VirtualLoop, current_process, run_virtual
+from tests.simulation.network import Network
+from tests.simulation.node import MODEL, TIMING, Node
+from tests.simulation.plan import FAULTS_END_S, SERVICES, Ask, Fault, Kind, Plan, make_plan
+
+log = logging.getLogger(__name__)
+
+# After the last fault and the last message that was lost, everything ends within this time.
+RECOVERY_S = 20.0
+# What a service may log as an error: it says so when its engine is killed.
+_EXPECTED_ERRORS = ("the engine died", "stopping: the engine died")
+# After the last client has ended, everything that was held is free within this time.
+RELEASE_S = 10.0
+
+
+class GatewayApp:
+    """The gateway without HTTP: its clients call ``client`` directly."""
+
+    def __init__(self, context: Context) -> None:
+        self.client = Client(
+            context.bus,
+            context.subjects,
+            context.identity.instance_id,
+            MODEL,
+            TIMING,
+            context.rng,
+            context.recorder,
+        )
+
+    async def start(self) -> None:
+        await self.client.start()
+
+    def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
+        return None, {}
+
+    def not_ready(self) -> str:
+        return ""
+
+    async def drain(self) -> None:
+        while self.client.num_requests:  # noqa: ASYNC110 - as a gateway waits for its connections
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        await self.client.stop()
+
+
+@dataclass
+class Result:
+    """What came of one world. ``failures`` is empty when every promise was kept."""
+
+    seed: int
+    failures: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    ended_at: float = 0.0  # virtual
+    timeline: list[str] = field(default_factory=list)
+    num_messages: int = 0
+    events: Counter[str] = field(default_factory=Counter)  # what the machinery had to do
+
+
+class World:
+    def __init__(self, plan: Plan, loop: VirtualLoop) -> None:
+        self.plan, self.loop = plan, loop
+        self.rng = random.Random(f"world {plan.seed}")
+        self.network = Network(plan.noise, FAULTS_END_S, random.Random(f"network {plan.seed}"))
+        self.broker = MemoryBroker(rng=self.rng, deliveries=self.network.deliveries)
+        self.engines: dict[str, VirtualEngine] = {}
+        self.gateways: dict[str, GatewayApp] = {}
+        self.apps: dict[str, App] = {}  # workers and routers
+        self.calls: list[Call] = []
+        self._step_s = self.rng.choice((0.004, 0.02, 0.05))
+        self._depth = self.rng.choice((0, 1))
+        builders = {
+            "gateway": self._build_gateway,
+            "router": self._build_router,
+            "worker": self._build_worker,
+            "detokenizer": self._build_detokenizer,
+        }
+        self.nodes = {
+            service: [
+                Node(service, i, loop, self.broker, builders[service], self.rng)
+                for i in range(plan.counts[service])
+            ]
+            for service in SERVICES
+        }
+
+    # -- services --------------------------------------------------------------------------------------------
+
+    async def _build_gateway(self, context: Context) -> App:
+        app = GatewayApp(context)
+        self.gateways[context.identity.instance_id] = app
+        return app
+
+    async def _build_router(self, context: Context) -> App:
+        app = self.apps[context.identity.instance_id] = RouterApp(context)
+        return app
+
+    async def _build_worker(self, context: Context) -> App:
+        engine = VirtualEngine(self._step_s, depth=self._depth)
+        self.engines[context.identity.instance_id] = engine
+        app = self.apps[context.identity.instance_id] = WorkerApp(
+            context.identity,
+            context.bus,
+            context.subjects,
+            context.timing,
+            engine,
+            context.metrics,
+            context.recorder,
+            WorkerOptions(max_waiting=4),
+            beat_now=lambda: context.beat_now(),
+            fail=lambda reason: context.fail(reason),
+        )
+        return app
+
+    async def _build_detokenizer(self, context: Context) -> App:
+        return DetokenizerApp(
+            context.identity.instance_id,
+            context.bus,
+            context.subjects,
+            context.timing,
+            decoding(),
+            context.metrics,
+            context.recorder,
+        )
+
+    # -- what happens ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Plays the plan to its end. Raises Broken when something has not ended in its time."""
+        for nodes in self.nodes.values():
+            for node in nodes:
+                node.start()
+        acts = [self._inject(fault) for fault in self.plan.faults] + [
+            self._call(ask) for ask in self.plan.asks
+        ]
+        await asyncio.gather(*acts)
+        await self._until(self._running_calls, FAULTS_END_S + RECOVERY_S, "calls have not ended")
+        await self._until(self._held, self.loop.time() + RELEASE_S, "something is still held")
+
+    async def _until(self, unfinished: Callable[[], list[str]], deadline: float, what: str) -> None:
+        while found := unfinished():
+            if self.loop.time() > deadline:
+                raise Broken(f"{what}: {'; '.join(found)}")
+            await asyncio.sleep(0.1)
+
+    async def _call(self, ask: Ask) -> None:
+        await asyncio.sleep(ask.at)
+        while not (ready := [node for node in self.nodes["gateway"] if node.is_ready]):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        node = self.rng.choice(ready)
+        assert node.process is not None
+        call = Call(ask, node.process)
+        self.calls.append(call)
+        node.process.run(call.run(self.gateways[node.name].client))
+
+    async def _inject(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.at)
+        if fault.kind is Kind.OUTAGE:
+            log.info("NATS is away for %.2f s", fault.duration)
+            self.broker.is_up = False
+            await asyncio.sleep(fault.duration)
+            self.broker.is_up = True
+            log.info("NATS is back")
+            return
+        node = self.nodes[fault.service][fault.index]
+        name, process = node.name, node.process
+        log.info("%s: %s for %.2f s", name, fault.kind.value, fault.duration)
+        if fault.kind in (Kind.DEAF, Kind.MUTE):
+            cut_off = self.network.deaf if fault.kind is Kind.DEAF else self.network.mute
+            cut_off.add(name)
+            await asyncio.sleep(fault.duration)
+            cut_off.discard(name)
+        elif fault.kind is Kind.PAUSE:
+            if process is not None:
+                process.pause()
+                await asyncio.sleep(fault.duration)
+                process.resume()
+        else:
+            if fault.kind is Kind.DRAIN:
+                await node.drain()
+            elif fault.kind is Kind.ENGINE and process is not None and node.is_ready:
+                process.run(self.engines[name].die())
+                await asyncio.sleep(0.1)
+            node.kill()
+            await asyncio.sleep(fault.duration)
+            node.start(new_name=fault.new_id)
+        log.info("%s: %s is over", name, fault.kind.value)
+
+    def events(self) -> Counter[str]:
+        """How often what is tested here came to pass."""
+        found = Counter(lost=self.network.num_lost)
+        for app in self.gateways.values():
+            counters = app.client.counters
+            found.update(
+                resubmissions=counters.resubmissions, replays=counters.replays, stale=counters.stale_rows
+            )
+        found.update(preemptions=sum(engine.num_preempted for engine in self.engines.values()))
+        found.update(fault.kind.value for fault in self.plan.faults)
+        return found
+
+    # -- what must be true -----------------------------------------------------------------------------------
+
+    def _running_calls(self) -> list[str]:
+        return [f"{call.ask.request_id} ({call.progress})" for call in self.calls if not call.is_over]
+
+    def _held(self) -> list[str]:
+        """What a live service holds though no client wants anything any more."""
+        found = []
+        for node in self._up("worker"):
+            if (engine := self.engines.get(node.name)) is not None:
+                scheduler, load = engine.scheduler, self.apps[node.name].heartbeat()[0]
+                free = scheduler.cache.pool.num_free
+                if scheduler.has_work or free != NUM_BLOCKS:
+                    found.append(
+                        f"{node.name} runs {scheduler.num_running}, {NUM_BLOCKS - free} blocks are taken"
+                    )
+                elif load is None or (load.running, load.waiting, load.free_blocks) != (0, 0, NUM_BLOCKS):
+                    found.append(f"{node.name} tells of a load of {load}")
+        found += [
+            f"{node.name} has requests in its line" for node in self._up("router") if self._waiting(node)
+        ]
+        found += [
+            f"{node.name} has requests"
+            for node in self._up("gateway")
+            if (gateway := self.gateways.get(node.name)) is not None and gateway.client.num_requests
+        ]
+        return found
+
+    def _up(self, service: str) -> list[Node]:
+        return [node for node in self.nodes[service] if node.is_up]
+
+    def _waiting(self, router: Node) -> float:
+        app = self.apps.get(router.name)
+        return app.heartbeat()[1]["waiting"] if app is not None else 0.0
+
+
+def simulate(seed: int, *, with_timeline: bool = False) -> Result:
+    """Plays the world of one seed."""
+    result = Result(seed)
+    watch = Watch(result, with_timeline)
+    root = logging.getLogger()
+    before, root.handlers[:], root.level = (root.handlers[:], root.level), [watch], watch.level
+
+    async def main(loop: VirtualLoop) -> None:
+        loop.set_exception_handler(watch.on_loop_error)
+        world = World(make_plan(seed), loop)
+        try:
+            await world.run()
+        except Broken as broken:
+            result.failures.append(str(broken))
+        result.calls, result.ended_at = world.calls, loop.time()
+        result.num_messages = world.broker.num_published
+        result.events = world.events()
+        result.failures += [f"{c.ask.request_id} {c.how}" for c in world.calls if c.how.startswith("BROKEN")]
+        limit = world.plan.max_stall_s or float("inf")
+        result.failures += [
+            f"{c.ask.request_id} stalled for {c.max_stall_s:.2f} s"
+            for c in world.calls
+            if c.max_stall_s > limit
+        ]
+
+    try:
+        run_virtual(main)
+    except Stuck as stuck:
+        result.failures.append(str(stuck))
+    finally:
+        root.handlers[:], root.level = before
+    return result
+
+
+class Watch(logging.Handler):
+    """Takes logged errors as failures, and keeps a timeline on request."""
+
+    def __init__(self, result: Result, with_timeline: bool) -> None:
+        super().__init__(logging.INFO if with_timeline else logging.ERROR)
+        self._result = result
+        self.setFormatter(LogFormatter("", "", as_json=False))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        process = current_process()
+        line = self.format(record).split(" ", 3)[3]
+        name = process.name if process else "-"
+        self._result.timeline.append(f"{asyncio.get_running_loop().time():8.3f} {name:16} {line}")
+        if record.levelno >= logging.ERROR and not record.getMessage().startswith(_EXPECTED_ERRORS):
+            self._result.failures.append(f"{name} logged an error: {line}")
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not context["message"].startswith("Task was destroyed"):
+            self._result.failures.append(f"unhandled: {context['message']}: {context.get('exception')!r}")
