@@ -33,7 +33,7 @@ class RunnerConfig:
     """Batch sizes up to this each have a graph of their own; above it one every graph_grow_step_size."""
     graph_grow_step_size: int = 16
     cpu_threads: int | None = None
-    """Threads for one rank's arithmetic on cpu; None: the machine's cores over the ranks."""
+    """Threads for one rank's arithmetic on cpu; None: the machine's cores over the ranks, less one."""
 
 
 CPU_POOL_TOKENS = 65536
