@@ -103,8 +103,10 @@ class NatsBus:
         subscription = await self._client.subscribe(
             subject, queue, cb=on_message, pending_msgs_limit=65_536, pending_bytes_limit=256 * 1024 * 1024
         )
-        # A request that is sent next must find the subscription in place.
+        # A request that is sent next must find the subscription in place. nats-py writes flush()'s PING past its
+        # own buffer, so the first PONG only tells that the buffer was written, and the second that it was read.
         if self._client.is_connected:
+            await self._client.flush()
             await self._client.flush()
         return NatsSubscription(subscription)
 
