@@ -57,6 +57,7 @@ class GatewayApp:
             max_body_bytes=settings.max_body_bytes,
             max_connections=settings.max_connections,
             timeout_s=settings.timeout,
+            stream_retention_s=settings.stream_retention,
             log_requests=settings.log_requests,
             max_log_len=settings.max_log_len,
         )

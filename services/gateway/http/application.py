@@ -28,19 +28,24 @@ from services.gateway.http.sse import JsonResponse, error_response
 from services.gateway.openai import tokens
 from services.gateway.openai.chat import create_chat
 from services.gateway.openai.completions import create_completion
+from services.gateway.openai.origin import Origin, new_origin
+from services.gateway.openai.resume import find_stream
 from services.gateway.openai.types import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
 log = logging.getLogger(__name__)
 
+_STREAM_PATH = "/v1/streams/{request_id}"
 _BODIES: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatBody,
     "/v1/completions": CompletionBody,
     "/tokenize": TokenizeBody,
     "/detokenize": DetokenizeBody,
 }
-_GENERATING = ("/v1/chat/completions", "/v1/completions")
-
-Post = Callable[[Gateway, Request, Caller, dict[str, Any]], Awaitable[Any]]
+Generate = Callable[[Gateway, Origin, Caller, dict[str, Any]], Awaitable[Response]]
+_CREATORS: dict[str, Generate] = {
+    "/v1/chat/completions": create_chat,
+    "/v1/completions": create_completion,
+}
 
 
 class MethodNotAllowed(ShoalError):
@@ -60,12 +65,15 @@ def build_application(
         docs_url="/docs" if shown else None,
         redoc_url=None,
     )
-    _add_posts(app, gateway)
+    for path, create in _CREATORS.items():
+        _add_generation(app, gateway, path, create)
+    _add_resume(app, gateway)
+    _add_tokens(app, gateway)
     _add_models(app, gateway)
     _add_probes(app, gateway, settings, not_ready, registry)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    app.openapi = lambda: describe(app, _BODIES, streaming=_GENERATING)  # type: ignore[method-assign]
+    app.openapi = lambda: describe(app, _BODIES, streaming=(*_CREATORS, _STREAM_PATH))  # type: ignore[method-assign]
     if settings.allow_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -78,36 +86,35 @@ def build_application(
     return Front(app, gateway.metrics, paths_of(app))
 
 
-def _add_posts(app: FastAPI, gateway: Gateway) -> None:
-    async def tokenize(
-        gateway: Gateway, request: Request, caller: Caller, raw: dict[str, Any]
-    ) -> JsonResponse:
-        return await tokens.tokenize(gateway, raw)
-
-    async def detokenize(
-        gateway: Gateway, request: Request, caller: Caller, raw: dict[str, Any]
-    ) -> JsonResponse:
-        return tokens.detokenize(gateway, raw)
-
-    creators: dict[str, Post] = {
-        "/v1/chat/completions": create_chat,
-        "/v1/completions": create_completion,
-        "/tokenize": tokenize,
-        "/detokenize": detokenize,
-    }
-    for path, create in creators.items():
-        _add_post(app, gateway, path, create, generates=path in _GENERATING)
-
-
-def _add_post(app: FastAPI, gateway: Gateway, path: str, create: Post, *, generates: bool) -> None:
+def _add_generation(app: FastAPI, gateway: Gateway, path: str, create: Generate) -> None:
     async def endpoint(request: Request) -> Response:
         caller = gateway.caller(request)
-        if generates:
-            gateway.admit(caller)
-        raw = parse_json(await read_body(request, gateway.max_body_bytes))
-        return await create(gateway, request, caller, raw)
+        gateway.admit(caller)
+        body = await read_body(request, gateway.max_body_bytes)
+        return await create(gateway, new_origin(gateway, request, body), caller, parse_json(body))
 
     app.post(path, name=path.strip("/").replace("/", "_"))(endpoint)
+
+
+def _add_resume(app: FastAPI, gateway: Gateway) -> None:
+    @app.get(_STREAM_PATH, name="streams")
+    async def resume(request_id: str, request: Request) -> Response:
+        caller = gateway.caller(request)
+        gateway.admit(caller)
+        origin = await find_stream(gateway, caller, request_id, request.headers.get("last-event-id", ""))
+        return await _CREATORS[origin.path](gateway, origin, caller, parse_json(origin.body))
+
+
+def _add_tokens(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/tokenize", name="tokenize")
+    async def tokenize(request: Request) -> Response:
+        gateway.caller(request)
+        return await tokens.tokenize(gateway, parse_json(await read_body(request, gateway.max_body_bytes)))
+
+    @app.post("/detokenize", name="detokenize")
+    async def detokenize(request: Request) -> Response:
+        gateway.caller(request)
+        return tokens.detokenize(gateway, parse_json(await read_body(request, gateway.max_body_bytes)))
 
 
 def _add_models(app: FastAPI, gateway: Gateway) -> None:

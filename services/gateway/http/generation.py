@@ -52,6 +52,16 @@ class Observer(Protocol):
     def on_end(self, error: ShoalError | None, *, left: bool) -> None: ...
 
 
+class Log(Protocol):
+    """Where a stream is kept for a client that comes back."""
+
+    def begin(self, attempt: int) -> None: ...
+
+    def add(self, deltas: list[Delta], attempt: int) -> None: ...
+
+    def flush(self, attempt: int) -> None: ...
+
+
 class GenerationResponse(Response):
     """A response that is produced while it is sent. Headers are sent when the request is accepted, so a refusal keeps its status code."""
 
@@ -62,11 +72,13 @@ class GenerationResponse(Response):
         observer: Observer,
         *,
         stream: bool,
+        journal: Log | None = None,
         keep_alive_s: float = 15.0,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self._submit, self._renderer, self._observer = submit, renderer, observer
+        self._journal = journal
         self._stream, self._keep_alive_s, self._extra = stream, keep_alive_s, headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,6 +108,9 @@ class GenerationResponse(Response):
 
     async def _write_stream(self, life: RequestLife, scope: Scope, receive: Receive, send: Send) -> bool:
         await life.accepted()
+        journal = self._journal
+        if journal is not None:
+            journal.begin(life.attempt)
         headers = [*SSE_HEADERS, *encode_headers(self._extra)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         opening = self._renderer.opening()
@@ -105,6 +120,8 @@ class GenerationResponse(Response):
             while (deltas := await life.next(self._keep_alive_s)) is not None:
                 if deltas:
                     self._observer.on_deltas(deltas)
+                    if journal is not None:
+                        journal.add(deltas, life.attempt)
                 data = self._renderer.events(deltas) if deltas else KEEP_ALIVE
                 if not data:
                     continue  # held back by a parser
@@ -112,6 +129,9 @@ class GenerationResponse(Response):
             data = self._renderer.closing() + DONE
         except ShoalError as error:  # the status is sent: the error becomes the last event
             data = error_event(error) + DONE
+        finally:
+            if journal is not None:
+                journal.flush(life.attempt)
         await send({"type": "http.response.body", "body": data})
         return True
 

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from services.common.bus import Bus, BusError, Message, Subscription
@@ -17,16 +18,27 @@ from services.common.messages.control import Bounced, Cancel, Holdings, Replay
 from services.common.messages.events import Heartbeat
 from services.common.messages.frames import TextFrame
 from services.common.messages.request import SubmitReply
+from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogRequest
 from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder
 from services.gateway.life.fleet import Fleet
 from services.gateway.life.handle import RequestLife
-from services.gateway.life.request import Action, Patience, RequestState, SendCancel, SendReplay, Spec, Submit
+from services.gateway.life.request import (
+    Action,
+    Patience,
+    RequestState,
+    Restored,
+    SendCancel,
+    SendReplay,
+    Spec,
+    Submit,
+)
 from services.gateway.life.stream import Row
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
+_LOG_TIMEOUT_S = 3.0
 
 
 @dataclass(slots=True)
@@ -100,18 +112,43 @@ class Client:
 
     # -- the reader's side -----------------------------------------------------------------------------------
 
-    def submit(self, specs: Sequence[Spec]) -> RequestLife:
-        """Starts requests, whose ids must be new. Returns at once; news and errors come from the handle."""
+    def submit(self, specs: Sequence[Spec], restored: Sequence[Restored] = ()) -> RequestLife:
+        """Starts requests, whose ids must be new. Returns at once; news and errors come from the handle.
+
+        ``restored``, one for each spec, takes requests over from where a log has them.
+        """
         now = self._now()
         states = [
             RequestState(spec, self.model, self.gateway_id, self.rng, now, self.patience) for spec in specs
         ]
         life = RequestLife(states, now, self._end)
-        for state in states:
+        for state, known in zip_longest(states, restored):
             running = self._running[state.request_id] = Running(state, life)
             self.recorder.record(state.request_id, "received", prompt_tokens=len(state.spec.prompt_ids))
-            self._perform(running, state.submit(now, self.fleet))
+            if known is not None:
+                state.restore(known)
+                self.recorder.record(state.request_id, "taken over", attempt=state.attempt)
+            if not state.is_done:
+                self._perform(running, state.submit(now, self.fleet))
         return life
+
+    def evict(self, request_id: str) -> None:
+        """Ends a call that this gateway carries, because its client has come back on another connection."""
+        running = self._running.get(request_id) or self._running.get(f"{request_id}-p0")
+        if running is not None:
+            running.life.cancel()
+            self._end(running.life)
+
+    def append_log(self, append: StreamLogAppend) -> None:
+        """Sends a part of a stream's log on its way; nobody answers."""
+        self._spawn(self.bus.publish(self.subjects.stream_log_append(), encode(append)))
+
+    async def read_log(self, request_id: str) -> StreamLog:
+        """Raises BusError when no kvstore answers."""
+        asked = encode(StreamLogRequest(request_id))
+        return decode(
+            StreamLog, await self.bus.request(self.subjects.stream_log_read(), asked, _LOG_TIMEOUT_S)
+        )
 
     def _end(self, life: RequestLife) -> None:
         """The reader left: cancels whatever still runs."""

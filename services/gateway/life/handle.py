@@ -27,6 +27,11 @@ class RequestLife:
         self._only_end = False
         self._is_cancelled = False
 
+    @property
+    def attempt(self) -> int:
+        """The highest that was made."""
+        return max(state.attempt for state in self.states)
+
     async def __aenter__(self) -> RequestLife:
         return self
 

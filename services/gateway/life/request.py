@@ -32,6 +32,7 @@ from services.gateway.life.stream import Row, StreamState
 # A refusal with one of these may be another answer later: it ends a request only if nothing was promised yet.
 _PASSING_CODES = frozenset({"queue_full", "service_unavailable", "rate_limit_exceeded", "bus_error"})
 MAX_SEED = 2**63 - 1
+_TAKEOVER_LEAP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,21 @@ class Spec:
     priority: int = 0
     cache_salt: str = ""
     timeout_s: float = 0.0  # 0: none
+
+
+@dataclass(slots=True)
+class RestoredChoice:
+    ids: list[int]
+    text: str
+    finish: int
+
+
+@dataclass(slots=True)
+class Restored:
+    """What a log has of a request that another gateway carried."""
+
+    attempt: int
+    choices: dict[int, RestoredChoice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +142,18 @@ class RequestState:
     @property
     def is_done(self) -> bool:
         return self.phase is Phase.DONE
+
+    def restore(self, restored: Restored) -> None:
+        """Takes over from another gateway, before the first submission."""
+        # The log may lag behind the attempts that were made; a leap is sure to fence them all.
+        self.attempt = restored.attempt + _TAKEOVER_LEAP
+        self.was_accepted = True
+        for stream in self.streams:
+            known = restored.choices.get(stream.choice)
+            if known is not None:
+                stream.restore(known.ids, known.text, known.finish)
+        if all(stream.is_finished for stream in self.streams):
+            self.phase = Phase.DONE
 
     # -- submission ------------------------------------------------------------------------------------------
 

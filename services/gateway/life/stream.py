@@ -134,6 +134,13 @@ class StreamState:
     def failed(self) -> bool:
         return self.finish == ERROR
 
+    def restore(self, ids: list[int], text: str, finish: int) -> None:
+        """Begins with what a log has of the choice; all of it is given out as the first delta."""
+        self.output_ids, self.num_chars, self.finish = list(ids), len(text), finish
+        if ids or finish != RUNNING:
+            delta = self._pending = Delta(self.choice, list(ids), [text], finish=finish)
+            delta.num_ids, delta.num_chars = len(ids), len(text)
+
     def begin_attempt(self, now: float) -> None:
         """Forgets what was said of the former attempt; what arrived stays."""
         self.has_gap = self.reported_finished = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from starlette.requests import Request
 
 from services.common.errors import InvalidValue, Unsupported
 from services.gateway.auth import Caller
@@ -15,12 +14,13 @@ from services.gateway.http.generation import GenerationResponse
 from services.gateway.openai import params
 from services.gateway.openai.chat_render import ChatRenderer
 from services.gateway.openai.markup import find_markup
+from services.gateway.openai.origin import Origin
 from services.gateway.openai.submit import Prepared, respond
 from services.gateway.openai.types import ChatBody, Message, Tool
 
 
 async def create_chat(
-    gateway: Gateway, request: Request, caller: Caller, raw: dict[str, Any]
+    gateway: Gateway, origin: Origin, caller: Caller, raw: dict[str, Any]
 ) -> GenerationResponse:
     body = validate(ChatBody, raw)
     params.check_supported(raw)
@@ -50,7 +50,7 @@ async def create_chat(
     echo = flatten(last) if body.echo and last.role == "assistant" else ""
     return await respond(
         gateway,
-        request,
+        origin,
         caller,
         prepared,
         "chatcmpl",

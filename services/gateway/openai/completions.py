@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.requests import Request
-
 from services.common.errors import InvalidValue, Unsupported
 from services.gateway.auth import Caller
 from services.gateway.core import Gateway
@@ -13,6 +11,7 @@ from services.gateway.http.body import validate
 from services.gateway.http.generation import GenerationResponse
 from services.gateway.openai import params
 from services.gateway.openai.completion_render import CompletionRenderer
+from services.gateway.openai.origin import Origin
 from services.gateway.openai.submit import Prepared, respond
 from services.gateway.openai.types import CompletionBody
 
@@ -20,7 +19,7 @@ MAX_PROMPTS = 2048
 
 
 async def create_completion(
-    gateway: Gateway, request: Request, caller: Caller, raw: dict[str, Any]
+    gateway: Gateway, origin: Origin, caller: Caller, raw: dict[str, Any]
 ) -> GenerationResponse:
     body = validate(CompletionBody, raw)
     params.check_supported(raw)
@@ -47,7 +46,7 @@ async def create_completion(
     )
     return await respond(
         gateway,
-        request,
+        origin,
         caller,
         prepared,
         "cmpl",

@@ -48,16 +48,19 @@ def completion_logprobs(
     values: list[float] = []
     tops: list[dict[str, float] | None] = []
     offsets: list[int] = []
-    for i, (token_id, logprob) in enumerate(zip(ids, logprobs.values if logprobs else (), strict=False)):
+    for i, token_id in enumerate(ids):
         token = tokenizer.token_bytes(token_id).decode("utf-8", "replace")
-        tokens.append(token)
-        values.append(_value(logprob))
-        offsets.append(offset)
         offset += len(token)
+        if logprobs is None or i >= len(logprobs.values):
+            continue
+        value = _value(logprobs.values[i])
+        tokens.append(token)
+        values.append(value)
+        offsets.append(offset - len(token))
         top = {
-            tokenizer.token_bytes(top).decode("utf-8", "replace"): _value(value)
-            for top, value in _tops(logprobs, i)
+            tokenizer.token_bytes(top_id).decode("utf-8", "replace"): _value(top_value)
+            for top_id, top_value in _tops(logprobs, i)
         }
-        tops.append({**top, token: _value(logprob)} if top else None)
+        tops.append({**top, token: value} if top else None)
     body = {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
     return body, offset

@@ -38,15 +38,16 @@ class Usage:
 class Positions:
     """Where the stream stands, as the id of each event: tokens and characters sent, for each choice.
 
-    ``0:12.45,1:10.40``: choice 0 has had 12 tokens and 45 characters. A client that shows it again wants what
-    comes after.
+    ``0:12.45,1:10.40e``: choice 0 has had 12 tokens and 45 characters, choice 1 its end too. A client that shows
+    it again, as Last-Event-ID, wants what comes after.
     """
 
     def __init__(self, count: int) -> None:
         self._parts = [f"{i}:0.0" for i in range(count)]
 
     def move(self, delta: Delta) -> None:
-        self._parts[delta.choice] = f"{delta.choice}:{delta.num_ids}.{delta.num_chars}"
+        end = "" if delta.finish == RUNNING else "e"
+        self._parts[delta.choice] = f"{delta.choice}:{delta.num_ids}.{delta.num_chars}{end}"
 
     def line(self) -> bytes:
         return f"id: {','.join(self._parts)}\n".encode()

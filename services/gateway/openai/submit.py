@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-from starlette.requests import Request
 
 from services.gateway.auth import Caller
 from services.gateway.core import Gateway
 from services.gateway.http.generation import GenerationResponse, Renderer
-from services.gateway.life.request import Spec
+from services.gateway.life.request import MAX_SEED, Restored, Spec
 from services.gateway.observe import GenerationObserver
 from services.gateway.openai import params
+from services.gateway.openai.origin import Origin
 from services.gateway.openai.render import Call
 from services.gateway.openai.types import GenerationBody
+from services.gateway.retention import Journal, ResumedRenderer
 
 
 @dataclass(slots=True)
@@ -35,20 +34,21 @@ class Prepared:
 
 async def respond(
     gateway: Gateway,
-    request: Request,
+    origin: Origin,
     caller: Caller,
     prepared: Prepared,
     prefix: str,
     renderer: Callable[[Call], Renderer],
 ) -> GenerationResponse:
     """Raises a ShoalError for whatever is not allowed, before anything was submitted."""
-    body = prepared.body
-    request_id = gateway.new_request_id(request)
-    specs = await _specs(gateway, caller, prepared, request_id)
+    body, resume = prepared.body, origin.resume
+    if resume is not None:
+        prepared.prompt_ids = resume.prompts
+    specs = await _specs(gateway, caller, prepared, origin)
     options = body.stream_options
     call = Call(
-        id=f"{prefix}-{request_id}",
-        created=int(time.time()),
+        id=f"{prefix}-{origin.request_id}",
+        created=origin.created,
         model=gateway.model.name,
         prompt_ids=prepared.prompt_ids,
         num_choices=params.num_choices(body, gateway.limits),
@@ -61,31 +61,47 @@ async def respond(
         else prepared.wants_logprobs,
     )
     clock = asyncio.get_running_loop().time
-    caller.charge_prompt(call.prompt_tokens, clock())
-    gateway.log_prompt(request_id, prepared.prompt_text)
+    if resume is None:
+        caller.charge_prompt(call.prompt_tokens, clock())
+        gateway.log_prompt(origin.request_id, prepared.prompt_text)
     observer = GenerationObserver(
-        request_id,
+        origin.request_id,
         gateway.metrics,
         caller,
         clock,
         prompt_tokens=call.prompt_tokens,
         stream=bool(body.stream),
     )
+    headers = {"X-Request-Id": origin.request_id}
+    journal = None
+    record = (
+        origin.record(caller, prepared.prompt_ids) if body.stream and gateway.stream_retention_s > 0 else b""
+    )
+    if record:
+        journal = Journal(origin.request_id, record, gateway.client.append_log, clock)
+        headers["X-Stream-Path"] = f"/v1/streams/{origin.request_id}"
+    wording: Renderer = renderer(call)
+    restored: list[Restored] = []
+    if resume is not None:
+        wording = ResumedRenderer(wording, resume.positions)
+        restored = resume.restored(call.num_choices, wants_logprobs=call.wants_logprobs)
     return GenerationResponse(
-        lambda: gateway.client.submit(specs),
-        renderer(call),
+        lambda: gateway.client.submit(specs, restored),
+        wording,
         observer,
         stream=bool(body.stream),
+        journal=journal,
         keep_alive_s=gateway.keep_alive_s,
-        headers={"X-Request-Id": request_id},
+        headers=headers,
     )
 
 
-async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, request_id: str) -> list[Spec]:
+async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, origin: Origin) -> list[Spec]:
     body, limits, model = prepared.body, gateway.limits, gateway.model
     shown = params.num_choices(body, limits)
     stream = params.stream_params(body, params.stop_strings(body, limits), keep_special=prepared.keep_special)
-    seed, priority, max_len = params.seed_of(body), params.priority_of(body), gateway.max_len()
+    seed, priority = params.seed_of(body), params.priority_of(body)
+    made, max_len = prepared.num_choices or shown, gateway.max_len()
     tokens = [
         params.output_limit(body, len(p), max_len, prepared.default_max_tokens) for p in prepared.prompt_ids
     ]
@@ -96,12 +112,12 @@ async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, request_i
     for i, (prompt_ids, max_tokens) in enumerate(zip(prepared.prompt_ids, tokens, strict=True)):
         specs.append(
             Spec(
-                request_id if len(prepared.prompt_ids) == 1 else f"{request_id}-p{i}",
+                origin.request_id if len(prepared.prompt_ids) == 1 else f"{origin.request_id}-p{i}",
                 prompt_ids,
                 replace(sampling, max_tokens=max_tokens),
                 stream,
-                num_choices=prepared.num_choices or shown,
-                seed=seed,
+                num_choices=made,
+                seed=(origin.seed + i * made) & MAX_SEED if seed is None else seed,
                 tenant=caller.tenant,
                 weight=caller.weight,
                 priority=priority,

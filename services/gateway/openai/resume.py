@@ -1,0 +1,35 @@
+"""GET /v1/streams/{id}: a stream is taken up after its Last-Event-ID, at any gateway."""
+
+from __future__ import annotations
+
+from services.common.bus import BusError
+from services.common.errors import DecodeError, NotFound, Unavailable, Unsupported
+from services.common.messages.codec import decode
+from services.gateway.auth import Caller
+from services.gateway.core import Gateway
+from services.gateway.http.body import parse_json
+from services.gateway.openai.origin import Origin
+from services.gateway.retention import Resume, StreamRecord, parse_positions
+
+
+async def find_stream(gateway: Gateway, caller: Caller, request_id: str, last_event_id: str) -> Origin:
+    """The call behind a stream's name. Raises NotFound where there is none, or it is another tenant's."""
+    if not gateway.stream_retention_s:
+        raise Unsupported("streams are not kept here (--stream_retention)")
+    try:
+        log = await gateway.client.read_log(request_id)
+        record = decode(StreamRecord, log.request) if log.found else None
+    except (BusError, DecodeError) as error:
+        raise Unavailable(
+            f"the logs of streams cannot be read now: {error.message}", retry_after_s=1
+        ) from error
+    if record is None or record.tenant != caller.tenant:
+        raise NotFound(
+            f"there is no stream {request_id!r}; they are kept for {gateway.stream_retention_s:g} s"
+        )
+    gateway.client.evict(request_id)  # its former connection, if that was here and is not known to be dead
+    body = parse_json(record.body)
+    num_choices = body.get("n") or 1
+    positions = parse_positions(last_event_id, num_choices * len(record.prompts))
+    resume = Resume(log, positions, record.prompts)
+    return Origin(record.path, record.body, request_id, record.created, record.seed, resume)

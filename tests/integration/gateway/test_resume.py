@@ -1,0 +1,136 @@
+"""A broken stream is taken up at another gateway after its Last-Event-ID, as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.common.bootstrap import Context
+from services.common.bus.nats import NatsBus
+from services.common.lifecycle import Identity
+from services.common.options import parse
+from services.common.subjects import Subjects
+from services.common.telemetry import FlightRecorder, Metrics
+from services.kvstore.app import KvstoreApp
+from tests.fakes.backend import FakeBackend, words
+from tests.fakes.gateway import MODEL, TIMING, RunningGateway, running_gateway
+from tests.fakes.servers import RedisServer
+
+from .conftest import until_ready
+from .sse import Event, events
+
+Connect = Callable[..., Awaitable[NatsBus]]
+LONG = " ".join(f"w{i}" for i in range(40))
+KEY = {"Authorization": "Bearer k1"}
+OTHER_KEY = {"Authorization": "Bearer k2"}
+OPTIONS = ["--stream_retention", "20", "--api_keys", "k1=anna,k2=ben"]
+
+
+@pytest.fixture
+async def gateways(
+    connect_bus: Connect, redis_server: RedisServer, model_dir: Path, backend: FakeBackend
+) -> AsyncIterator[list[RunningGateway]]:
+    """Two, with a kvstore that keeps logs."""
+    settings = parse("kvstore", ["--redis_url", redis_server.url, "--stream_retention", "20"], {})
+    identity = Identity("kvstore", "kvstore-1", 1)
+    bus = await connect_bus("kvstore")
+    recorder, metrics = FlightRecorder(), Metrics("kvstore", "test")
+    kvstore = KvstoreApp(
+        Context(settings, identity, bus, Subjects(), TIMING, metrics, recorder, random.Random(1))
+    )
+    await kvstore.start()
+    backend.script = lambda request, choice: words(LONG)
+    backend.token_s = 0.01
+    async with AsyncExitStack() as stack:
+        made = []
+        for name in ("gateway-1", "gateway-2"):
+            running = running_gateway(await connect_bus(name), model_dir, *OPTIONS, instance_id=name)
+            made.append(await stack.enter_async_context(running))
+            await until_ready(made[-1])
+        yield made
+    await kvstore.stop()
+
+
+async def read(answer: httpx.Response, count: int | None = None) -> list[Event]:
+    found: list[Event] = []
+    async for event in events(answer):
+        found.append(event)
+        if len(found) == count:
+            break
+    return found
+
+
+async def broken_and_resumed(
+    gateways: list[RunningGateway], path: str, body: dict[str, Any], *, after: int
+) -> tuple[list[Event], list[Event]]:
+    first, second = gateways
+    async with first.http(**KEY) as http, http.stream("POST", path, json=body | {"stream": True}) as answer:
+        address = answer.headers["x-stream-path"]
+        before = await read(answer, after)
+    headers = {"Last-Event-ID": before[-1].id}
+    async with second.http(**KEY) as http, http.stream("GET", address, headers=headers) as answer:
+        assert answer.status_code == 200
+        return before, await read(answer)
+
+
+def texts(found: list[Event]) -> str:
+    choices = [c for event in found if event.data != "[DONE]" for c in event.data["choices"]]
+    return "".join(c["text"] if "text" in c else c["delta"].get("content", "") for c in choices)
+
+
+@pytest.mark.parametrize("after", [1, 12])
+async def test_a_completion_goes_on_elsewhere(
+    gateways: list[RunningGateway], backend: FakeBackend, after: int
+) -> None:
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 100, "stream_options": {"include_usage": True}}
+    before, rest = await broken_and_resumed(gateways, "/v1/completions", body, after=after)
+    assert texts(before) + texts(rest) == LONG
+    assert rest[-1].data == "[DONE]"
+    assert rest[-2].data["usage"]["completion_tokens"] == 40
+    assert rest[0].data["id"] == before[0].data["id"]
+    resumed = backend.client_requests()[-1]
+    assert resumed.gateway_id == "gateway-2"
+    assert resumed.choices[0].seed == backend.client_requests()[0].choices[0].seed
+
+
+async def test_a_chat_goes_on_without_a_second_role(gateways: list[RunningGateway]) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100}
+    before, rest = await broken_and_resumed(gateways, "/v1/chat/completions", body, after=9)
+    assert texts(before) + texts(rest) == LONG
+    roles = [event for event in before + rest[:-1] if "role" in event.data["choices"][0]["delta"]]
+    assert len(roles) == 1
+
+
+async def test_a_finished_stream_is_given_out_from_its_log(
+    gateways: list[RunningGateway], backend: FakeBackend
+) -> None:
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 100, "stream": True}
+    async with gateways[0].http(**KEY) as http, http.stream("POST", "/v1/completions", json=body) as answer:
+        address = answer.headers["x-stream-path"]
+        whole = await read(answer)
+    num_submitted = len(backend.client_requests())
+    async with gateways[1].http(**KEY) as http:
+        async with http.stream("GET", address, headers={"Last-Event-ID": whole[5].id}) as answer:
+            rest = await read(answer)
+        async with http.stream("GET", address) as answer:
+            again = await read(answer)
+    assert texts(whole[:6]) + texts(rest) == LONG == texts(again)
+    assert len(backend.client_requests()) == num_submitted
+
+
+async def test_streams_of_others_and_unknown_ones_are_not_found(gateways: list[RunningGateway]) -> None:
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 3, "stream": True}
+    async with gateways[0].http() as http:
+        async with http.stream("POST", "/v1/completions", json=body, headers=KEY) as answer:
+            address = answer.headers["x-stream-path"]
+            await read(answer)
+        assert (await http.get(address, headers=OTHER_KEY)).status_code == 404
+        assert (await http.get("/v1/streams/nothing", headers=KEY)).status_code == 404
+        wrong = await http.get(address, headers=KEY | {"Last-Event-ID": "7:1.1"})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "Last-Event-ID")
