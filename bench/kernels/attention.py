@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.kernels.measure import Group, Variant
-from kernels.attention import AttentionMeta, make_workspace
+from kernels.attention import AttentionMeta, make_workspace, reference
 from kernels.attention.launch import DecodeConfig, PrefillConfig, paged_attention_triton
-from kernels.attention.reference import decode as reference_decode
-from kernels.attention.reference import prefill_row
 
 DEVICE = "cuda"
 HEADS = {
@@ -102,27 +100,20 @@ def make_inputs(
 
 
 def answer(window: int | None, inputs: Inputs) -> torch.Tensor:
-    """Our reference in float64 (one long row at a time), itself checked on CPU against a naive one."""
-    meta, out = inputs.meta, torch.zeros_like(inputs.q, dtype=torch.float64)
-    split = meta.num_decodes
-    k, v = inputs.k_cache.double(), inputs.v_cache.double()
-    for row in range(split):
-        one = slice(row, row + 1)
-        out[one] = reference_decode(
-            inputs.q[one].double(), k, v, meta.block_tables[one], meta.seq_lens[one], inputs.scale, window
+    """Our reference in float64, itself checked on CPU against a naive one; by KV head, or the scores would not fit."""
+    out = torch.zeros_like(inputs.q, dtype=torch.float64)
+    num_kv_heads = inputs.k_cache.shape[2]
+    group = inputs.q.shape[1] // num_kv_heads
+    for kv_head in range(num_kv_heads):
+        heads = slice(kv_head * group, (kv_head + 1) * group)
+        k, v = (
+            cache[:, :, kv_head : kv_head + 1].double().contiguous()
+            for cache in (inputs.k_cache, inputs.v_cache)
         )
-    starts, lengths = meta.query_start.tolist(), meta.seq_lens.tolist()
-    for row in range(split, len(lengths)):
-        begin, end = starts[row], starts[row + 1]
-        table = meta.block_tables[row]
-        for head in range(inputs.k_cache.shape[2]):  # by KV head, or the float64 scores would not fit
-            group = inputs.q.shape[1] // inputs.k_cache.shape[2]
-            heads = slice(head * group, (head + 1) * group)
-            with sdpa_kernel(SDPBackend.MATH):
-                out[begin:end, heads] = prefill_row(
-                    inputs.q[begin:end, heads].double(), k[:, :, head : head + 1], v[:, :, head : head + 1],
-                    table, lengths[row], inputs.scale, window,
-                )  # fmt: skip
+        with sdpa_kernel(SDPBackend.MATH):
+            out[:, heads] = reference.paged_attention(
+                inputs.q[:, heads].double().contiguous(), k, v, inputs.meta, inputs.scale, window
+            )
     return out
 
 

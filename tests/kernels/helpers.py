@@ -12,7 +12,7 @@ from kernels.sampling import SamplingTensors
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter truncates to bfloat16 and multiplies its tiles as integers, so that type is for GPUs only.
 HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16
-TOLERANCE = {torch.float32: 1e-5, HALF: 1e-2}
+TOLERANCE = {torch.float32: 1e-5, HALF: 2e-2}
 
 
 @dataclass

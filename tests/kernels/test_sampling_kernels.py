@@ -68,7 +68,7 @@ def test_noise_of_kernel_and_reference_agree(seed: int) -> None:
     noise_kernel[(1,)](seeds, index, out, 4096)
     ids = torch.arange(4096, dtype=torch.int32, device=DEVICE)
     torch.testing.assert_close(
-        out, noise.gumbel_noise(ids, *noise.row_keys(seeds, index)), rtol=3e-6, atol=1e-6
+        out, noise.gumbel_noise(ids, *noise.row_keys(seeds, index)), rtol=3e-5, atol=3e-5
     )
 
 
