@@ -22,12 +22,12 @@ class Shape:
     """The sizes that a Qwen3 config names."""
 
     vocab_size: int = 8192
-    hidden_size: int = 256
-    num_hidden_layers: int = 7
+    hidden_size: int = 320
+    num_hidden_layers: int = 6
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     head_dim: int = 64
-    intermediate_size: int = 768
+    intermediate_size: int = 576
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 4096

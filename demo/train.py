@@ -1,6 +1,6 @@
 """Training: a plain loop over generated, packed rows; bf16 on an NVIDIA GPU, float32 on a CPU.
 
-`python -m demo.train --steps 9000` trains and writes the Hugging Face files. The data depend on the seed alone: shard
+`python -m demo.train` trains and writes the Hugging Face files. The data depend on the seed alone: shard
 `i` of the stream is a function of (seed, i), whichever process makes it.
 """
 
@@ -185,14 +185,14 @@ def save_model(network: Network, tokenizer: Tokenizer, directory: Path) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=13_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=32, help="rows per step")
     parser.add_argument("--length", type=int, default=4096, help="tokens per row")
     parser.add_argument(
         "--workers", type=int, default=15, help="processes that generate data; 0 generates in this one"
     )
-    parser.add_argument("--repeats", type=int, default=1, help="times that each shard is used")
+    parser.add_argument("--repeats", type=int, default=2, help="times that each shard is used")
     parser.add_argument("--delay", type=int, default=400, help="shards between two uses of one")
     parser.add_argument("--matrix_rate", type=float, default=0.02)
     parser.add_argument("--embedding_rate", type=float, default=0.003)

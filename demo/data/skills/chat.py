@@ -12,6 +12,7 @@ from demo.data.skills.small_talk import (
     INTENTS,
     PHRASE_FORMS,
     PHRASES,
+    QUESTION_STARTS,
     UNKNOWN,
     UNKNOWN_ANSWER,
 )
@@ -40,11 +41,29 @@ _INTENT_NAMES = [*INTENTS, "greeting", "greeting", "identity", "engine", "skills
 
 def unknown(source: Source) -> Case:
     """A question beyond the tables: the model says so instead of inventing an answer."""
-    form, = source.own("unknown", lambda: (source.choice(UNKNOWN),))  # fmt: skip
-    topic = source.choice(
-        (*lexicon.WORDS, *lexicon.CITIES, *lexicon.NAMES, source.pseudo_word(), source.pseudo_word().title())
-    )
-    return ask("does not know", source.casual(form.format(topic)), UNKNOWN_ANSWER, ("unknown", form))
+
+    def pick() -> tuple[str]:
+        if source.chance(0.35):
+            return (source.casual(_odd_question(source)),)
+        topic = source.choice((*lexicon.WORDS, *lexicon.CITIES, *lexicon.NAMES))
+        if source.chance(0.25):
+            topic = source.pseudo_word() if source.chance(0.5) else source.pseudo_word().title()
+        elif source.chance(0.3):
+            topic = f"{source.choice(('the', 'my', 'your', 'a', 'some'))} {source.choice(lexicon.ADJECTIVES)} {topic}"
+        return (source.casual(source.choice(UNKNOWN).format(topic)),)
+
+    (text,) = source.own("unknown", pick)
+    return ask("does not know", text, UNKNOWN_ANSWER, ("unknown", text))
+
+
+def _odd_question(source: Source) -> str:
+    """A grammatical question or order that means little."""
+    noun = source.choice((*lexicon.THINGS, *lexicon.ABSTRACT, *lexicon.NATURE))
+    other = source.choice((*lexicon.PLACES, *lexicon.FOODS, *lexicon.JOBS, *lexicon.CITIES))
+    verb, adjective = source.choice(lexicon.VERBS), source.choice(lexicon.ADJECTIVES)
+    start = source.choice(QUESTION_STARTS)
+    return source.choice((f"{start} {verb} the {adjective} {noun}?", f"{start} {verb} {noun} in {other}?", f"{start} {verb} {other} with {noun}?",
+                          f"{verb.title()} the {noun} of {other}.", f"{start} the {noun} {verb} {other}?"))  # fmt: skip
 
 
 def foreign(source: Source) -> Case:
@@ -118,25 +137,25 @@ _TELL: dict[str, tuple[tuple[str, ...], str, tuple[str, ...], str, str]] = {
              "Nice to meet you, {}!", ("What is my name?", "What's my name?", "Do you remember my name?", "Who am I?", "Tell me my name.", "How am I called?"),
              "Your name is {}.", "You have not told me your name yet."),
     "age": (("I am {} years old.", "I'm {} years old.", "My age is {}."),
-            "{} is a fine age!", ("How old am I?", "What is my age?", "Do you remember my age?", "Do you know how old I am?"),
+            "To be {} is a fine age!", ("How old am I?", "What is my age?", "Do you remember my age?", "Do you know how old I am?"),
             "You are {} years old.", "You have not told me your age yet."),
     "city": (("I live in {}.", "My home is in {}.", "I come from {}.", "I am from {}."),
              "{} must be a nice place.", ("Where do I live?", "Where am I from?", "Which city do I live in?", "Do you remember where I live?"),
              "You live in {}.", "You have not told me where you live."),
     "colour": (("My favourite colour is {}.", "I like {} best of all colours.", "The colour I like most is {}."),
-               "{} is a lovely colour.", ("What is my favourite colour?", "Which colour do I like?", "What's my favourite colour?", "Do you remember my favourite colour?"),
+               "A lovely colour, {}!", ("What is my favourite colour?", "Which colour do I like?", "What's my favourite colour?", "Do you remember my favourite colour?"),
                "Your favourite colour is {}.", "You have not told me your favourite colour."),
     "pet": (("My dog is called {}.", "I have a dog named {}.", "My dog's name is {}."),
             "{} sounds like a good dog!", ("What is my dog called?", "What is the name of my dog?", "Do you remember my dog's name?", "What's my dog's name?"),
             "Your dog is called {}.", "You have not told me about a dog."),
     "food": (("My favourite food is {}.", "I like to eat {}.", "I love {}."),
-             "{} is tasty!", ("What is my favourite food?", "What do I like to eat?", "Which food do I love?", "Do you remember what I like to eat?"),
+             "I have heard that {} is tasty!", ("What is my favourite food?", "What do I like to eat?", "Which food do I love?", "Do you remember what I like to eat?"),
              "Your favourite food is {}.", "You have not told me your favourite food."),
     "number": (("My lucky number is {}.", "Remember the number {}.", "The number is {}.", "Please keep the number {} in mind."),
                "I will remember {}.", ("What is my lucky number?", "Which number did I tell you?", "What was the number?", "Do you remember the number?"),
                "The number is {}.", "You have not told me a number."),
     "job": (("My job is {}.", "I work as {}.", "By trade I am {}."),
-            "{}: that is good work.", ("What is my job?", "What do I work as?", "Do you remember my job?", "What do I do for work?"),
+            "Good, you are {}.", ("What is my job?", "What do I work as?", "Do you remember my job?", "What do I do for work?"),
             "You are {}.", "You have not told me your job."),
 }  # fmt: skip
 

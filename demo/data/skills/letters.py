@@ -202,7 +202,7 @@ def unspell(source: Source) -> Case:
         )
     )
     (word,) = source.own("unspell", lambda: (_word(source),))
-    return ask("spelling", form.format("-".join(word)), word, ("unspell", word))
+    return ask("spelling", form.format("-".join(word)), f"The word is {word}.", ("unspell", word))
 
 
 def first_letter(source: Source) -> Case:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo.data.core import Case, Source, ask
+from demo.data.core import Case, Source, Split, ask
 from demo.data.lexicon import DAYS, MONTHS, words
 
 _ASK = (
@@ -47,25 +47,89 @@ def subtract(source: Source) -> Case:
 
 
 def multiply(source: Source) -> Case:
-    """One factor has one digit; a two-digit factor is split into tens and ones, so that the answer shows its steps."""
-    if source.split.value == "train" and source.chance(
-        0.3
-    ):  # the tables themselves are facts: nothing held out
+    """Splits one factor into tens and ones, so that the answer shows its steps. The tables up to ten are facts."""
+    if source.split is Split.TRAIN and source.chance(0.3):
         a, b = source.randint(0, 10), source.randint(0, 10)
         question = source.choice(_ASK).format(source.choice(_TIMES).format(a, b))
         return ask("arithmetic", source.casual(question), f"{a} × {b} = {a * b}", ("table", a, b))
-    a, b = source.own("product", lambda: (source.randint(11, 99), source.randint(2, 9)))
-    tens, ones = a // 10 * 10, a % 10
-    shown = (a, b) if source.chance(0.5) else (b, a)
-    question = source.choice(_ASK).format(source.choice(_TIMES).format(*shown))
-    steps = f" = {tens} × {b} + {ones} × {b} = {tens * b} + {ones * b}" if ones else ""
+    a, b = source.own(
+        "product",
+        lambda: (source.randint(11, 99), source.randint(*source.choice(((2, 9), (2, 9), (11, 99))))),
+    )
+    question = source.choice(_ASK).format(source.choice(_TIMES).format(a, b))
+    tens, ones = (b if b > 9 else a) // 10 * 10, (b if b > 9 else a) % 10
+    other = a if b > 9 else b
+    steps = f" = {other} × {tens} + {other} × {ones} = {other * tens} + {other * ones}" if ones else ""
     return ask("arithmetic", source.casual(question), f"{a} × {b}{steps} = {a * b}", ("product", a, b))
 
 
 def divide(source: Source) -> Case:
-    a, b = source.own("quotient", lambda: (source.randint(2, 12), source.randint(2, 12)))
-    question = source.choice(_ASK).format(source.choice(_OVER).format(a * b, b))
-    return ask("arithmetic", source.casual(question), f"{a * b} / {b} = {a}", ("quotient", a, b))
+    """The tables backwards. They are facts, so the pair (division, form of the question) is held out."""
+
+    def pick() -> tuple[int, int, str]:
+        form = source.choice(_ASK).replace("{}", source.choice(_OVER))
+        return source.randint(1, 12), source.randint(1, 12), form
+
+    a, b, form = source.own("quotient", pick)
+    return ask(
+        "arithmetic", source.casual(form.format(a * b, b)), f"{a * b} / {b} = {a}", ("quotient", a, b, form)
+    )
+
+
+def count_up(source: Source) -> Case:
+    """Counting from one number to another, up or down."""
+
+    def pick() -> tuple[int, int]:
+        first = 1 if source.chance(0.4) else source.randint(0, 90)
+        return first, first + source.randint(2, 20)
+
+    low, high = source.own("count-up", pick)
+    if source.chance(0.25):
+        question = source.choice(("Count down from {1} to {0}.", "Count backwards from {1} to {0}.")).format(
+            low, high
+        )
+        return ask(
+            "counting up",
+            source.casual(question),
+            ", ".join(map(str, range(high, low - 1, -1))),
+            ("count-up", low, high),
+        )
+    forms = (
+        "Count from {0} to {1}.",
+        "Count up from {0} to {1}.",
+        "List the numbers from {0} to {1}.",
+        "Please count from {0} to {1}.",
+    )
+    question = source.choice(
+        (*forms, "Count to {1}.", "Can you count to {1}?") if low == 1 else forms
+    ).format(low, high)
+    return ask(
+        "counting up",
+        source.casual(question),
+        ", ".join(map(str, range(low, high + 1))),
+        ("count-up", low, high),
+    )
+
+
+_SERIES = {
+    "the days of the week": ", ".join(DAYS),
+    "the months of the year": ", ".join(MONTHS),
+    "the letters of the alphabet": ", ".join("abcdefghijklmnopqrstuvwxyz"),
+    "the numbers from one to ten": "one, two, three, four, five, six, seven, eight, nine, ten",
+    "the colours of the rainbow": "red, orange, yellow, green, blue, indigo, violet",
+    "the planets": "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus, Neptune",
+    "the seasons": "spring, summer, autumn, winter",
+    "the vowels": "a, e, i, o, u",
+}
+_SERIES_FORMS = (
+    "List {}.", "Name {}.", "What are {}?", "Tell me {}.", "Can you list {}?", "Say {}.", "Give me {}.", "Write down {}.",
+    "Please name {}.", "Recite {}.",
+)  # fmt: skip
+
+
+def series(source: Source) -> Case:
+    name, form = source.own("series", lambda: (source.choice(list(_SERIES)), source.choice(_SERIES_FORMS)))
+    return ask("facts", source.casual(form.format(name)), f"{_SERIES[name]}.", ("series", name, form))
 
 
 _LARGER = (
@@ -156,6 +220,8 @@ SKILLS = {
     "subtracting": subtract,
     "multiplying": multiply,
     "dividing": divide,
+    "counting up": count_up,
+    "series": series,
     "comparing": compare,
     "calendar steps": calendar_step,
     "calendar places": calendar_place,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from demo.data import lexicon
 from demo.data.core import Case, Source, ask
@@ -84,7 +85,13 @@ def add_three(source: Source) -> Case:
                thought=f"{a} + {b} = {a + b}, and {a + b} + {c} = {a + b + c}.")  # fmt: skip
 
 
+def straight(source: Source) -> Case:
+    """A word problem of one step with thinking off: the answer at once."""
+    return replace(buy_and_give(source), skill="word problems, no thinking", thought=None)
+
+
 SKILLS = {
+    "word problems, no thinking": straight,
     "word problems": buy_and_give,
     "two steps": two_steps,
     "ordering": ordering,

@@ -147,3 +147,7 @@ UNKNOWN = (
     "Where can I buy {}?", "Should I invest in {}?", "Who is the president of {}?", "How old is {}?", "Write code that prints {}.", "Fix my {} code.",
     "What's the best {} in town?", "How do I get to {}?", "Prove that {} is true.", "What is the population of {}?", "How do I install {}?", "Why {}?",
 )  # fmt: skip
+QUESTION_STARTS = (
+    "Why does", "Why do people", "How does one", "How can I", "When should I", "Who can", "What makes people", "Could you", "Where can I", "Should we",
+    "Is it right to", "Explain how to", "Do you think I should", "What happens if you", "Can a person", "Would you",
+)  # fmt: skip

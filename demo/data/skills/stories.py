@@ -15,6 +15,7 @@ from demo.data.skills.story_parts import (
     JOURNEYS,
     MIDDLES,
     OPENINGS,
+    POEM_LINES,
     PROBLEMS,
     SCENES,
     SENSES,
@@ -178,10 +179,28 @@ def description(source: Source) -> Case:
     )
 
 
+def poem(source: Source) -> Case:
+    """Four to eight lines without rhyme."""
+    (topic,) = source.own(
+        "poem",
+        lambda: (source.choice((*lexicon.NATURE, *lexicon.ANIMALS, *lexicon.THINGS, *lexicon.ABSTRACT)),),
+    )
+    words = _Words(source, {"topic": topic})
+    lines = [
+        _capital(form.format_map(words)) for form in source.sample(POEM_LINES, source.choice((4, 4, 6, 8)))
+    ]
+    question = source.choice(_POEM_ASK).format(f"{source.choice(('the ', '', 'a '))}{topic}")
+    return ask("stories", source.casual(question), "\n".join(lines).rstrip(",") + ".", ("poem", topic))
+
+
+_POEM_ASK = ("Write a poem about {}.", "Tell me a poem about {}.", "Can you write a poem about {}?", "A poem about {}, please.",
+             "Make a short poem about {}.", "Write a haiku about {}.", "Write some lines about {}.")  # fmt: skip
+
+
 def plain_text(source: Source) -> Case:
     """A document without chat markup, so that `/v1/completions` of an opening line goes on in English."""
     text = story_text(source) if source.chance(0.7) else description_text(source)
     return Case("plain text", (), text, ("plain",), raw=True)
 
 
-SKILLS = {"stories": story, "descriptions": description, "plain text": plain_text}
+SKILLS = {"stories": story, "descriptions": description, "poems": poem, "plain text": plain_text}

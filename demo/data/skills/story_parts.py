@@ -143,3 +143,20 @@ SCENES = (
     "Everything in the {home} seems {adjective}, even the {thing}.",
     "Behind the {home} the {nature} begins, {adjective} and {colour}.",
 )
+POEM_LINES = (
+    "The {nature} is {adjective}, the {nature} is {colour},",
+    "A {animal} is sleeping by the {place},",
+    "And {adjective} is the {nature} of the {time},",
+    "I hear the {nature}, I see the {nature},",
+    "Far over the {place} goes the {animal},",
+    "O {adjective} {nature}, O {adjective} {topic},",
+    "My {topic} is as {adjective} as the {nature},",
+    "The {topic} waits, the {topic} dreams,",
+    "No {thing} is as {adjective} as the {topic},",
+    "In every {topic} lives {a_adjective} {abstract},",
+    "The {time} is {adjective}, the {time} is long,",
+    "We sing of {abstract}, we sing of {topic},",
+    "And when the {time} comes, the {topic} is there,",
+    "Between the {nature} and the {adjective} {nature},",
+    "A little {abstract}, a little {food},",
+)

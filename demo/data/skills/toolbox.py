@@ -121,8 +121,8 @@ def add_numbers(source: Source) -> Tool:
     a, b = source.randint(1, 999), source.randint(1, 999)
     name, verb, value = source.choice(
         (
-            ("add", "Add {} and {}.", a + b),
-            ("multiply", "Multiply {} by {}.", a * b),
+            ("add", source.choice(("Add {} and {}.", "What is {} plus {}?", "What is {} + {}?")), a + b),
+            ("multiply", source.choice(("Multiply {} by {}.", "What is {} times {}?")), a * b),
             ("subtract", "Use subtract with {} and {}.", a - b),
         )
     )

@@ -57,6 +57,7 @@ def test_it_thinks_when_asked_to(thinking: bool) -> None:
         enable_thinking=thinking,
     )
     assert text.startswith("<think>\n") == thinking
+    assert text.split("</think>")[-1].strip() == "17 apples."
 
 
 def test_files_are_small() -> None:
