@@ -61,6 +61,9 @@ class Channel:
             messages = self._take()
         return messages
 
+    def close(self) -> None:
+        self._link.close()
+
     def _take(self) -> list[Any]:
         messages: list[Any] = []
         received, at = self._received, 0

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 OnOutput = Callable[[StepOutput], Awaitable[None]]
 OnDeath = Callable[[str], Awaitable[None]]
 
+RANK_0 = (sys.executable, "-m", "services.worker.engine.rank_main")
 STOP_SECONDS = 5.0  # that a stopping engine gets before it is killed
 WATCH_SECONDS = 0.5  # an engine stopped by a signal is given up when it was seen so twice
 
@@ -69,10 +70,10 @@ class EngineSettings:
 
 
 class ProcessEngine:
-    """An EngineClient whose engine is the process of rank 0 (engine/rank_main.py)."""
+    """An EngineClient whose engine is the process of rank 0: ``command``, with its socket's number added."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: EngineSettings, command: Sequence[str] = RANK_0) -> None:
+        self._settings, self._command = settings, command
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -88,9 +89,7 @@ class ProcessEngine:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "services.worker.engine.rank_main",
+                *self._command,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -108,6 +107,19 @@ class ProcessEngine:
             )
         )
         try:
+            info = await self._first_word(reader)
+        except BaseException:
+            self._writer.close()
+            raise
+        self._heard_at = asyncio.get_running_loop().time()
+        self._tasks = [
+            asyncio.create_task(self._read(reader, on_output, on_death)),
+            asyncio.create_task(self._watch()),
+        ]
+        return info
+
+    async def _first_word(self, reader: asyncio.StreamReader) -> EngineInfo:
+        try:
             info = await _receive(reader)
         except (asyncio.IncompleteReadError, ConnectionError):
             raise ConfigError(f"the model could not be loaded: rank 0 {await self._exit()}") from None
@@ -118,11 +130,6 @@ class ProcessEngine:
             await self._exit()
             raise ConfigError(info.reason)
         assert isinstance(info, EngineInfo)
-        self._heard_at = asyncio.get_running_loop().time()
-        self._tasks = [
-            asyncio.create_task(self._read(reader, on_output, on_death)),
-            asyncio.create_task(self._watch()),
-        ]
         return info
 
     def submit(self, handles: list[int], request: GenerateRequest) -> None:
