@@ -31,7 +31,7 @@ class DecodeConfig:
     min_span: int = 64
     programs_per_sm: int = 4
     warps: int = 4
-    stages: int = 3
+    stages: int = 2
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def attend(
     return out, highest, total
 
 
-@triton.jit
+# A count that changes with every batch must not be compiled in: a compile in service stalls every stream.
+@triton.jit(do_not_specialize=["first_row", "copy_stride"])
 def prefill_kernel(
     q_ptr,  # [T, Hq, D]
     k_ptr,  # [num_blocks, BLOCK_SIZE, Hkv, D]
@@ -145,7 +146,7 @@ def prefill_kernel(
         tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["copy_stride", "first_row"])
 def gather_kernel(
     k_ptr,  # [num_blocks, BLOCK_SIZE, WIDTH]
     v_ptr,  # [num_blocks, BLOCK_SIZE, WIDTH]

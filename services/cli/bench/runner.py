@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,8 +20,6 @@ from services.cli.process import dies_with_parent
 from services.cli.rundir import REPO
 from services.common.errors import ShoalError
 
-LINE_LIMIT = 1 << 30  # bytes: the records of a process come as one line
-
 
 class BenchError(ShoalError):
     """A client process ended without its records."""
@@ -29,6 +30,7 @@ class BenchError(ShoalError):
 @dataclass(slots=True)
 class _Client:
     process: asyncio.subprocess.Process
+    records_file: Path
     num_done: int = 0
 
 
@@ -48,8 +50,12 @@ async def run_workload(
 ) -> Summary:
     """Raises BenchError when a client process dies; failed requests are counted, not raised."""
     parts = shares(plan(workload, seed, vocab_size), workload.concurrency, num_processes)
-    clients = [await _start(target, requests, c, is_timed=workload.rate > 0) for requests, c in parts]
+    folder = Path(tempfile.mkdtemp(prefix="shoal-bench-"))
+    clients: list[_Client] = []
     try:
+        for number, (requests, concurrency) in enumerate(parts):
+            file = folder / f"{number}.json"
+            clients.append(await _start(target, requests, concurrency, file, is_timed=workload.rate > 0))
         for client in clients:
             await _read(client)  # ready: its prompts are in memory
         for client in clients:
@@ -60,12 +66,15 @@ async def run_workload(
             if client.process.returncode is None:
                 client.process.kill()
                 await client.process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
     records = [record for part in results for record in part]
     began, ended = min(r.sent for r in records), max(r.ended for r in records)
     return summarize(records, max(ended - began, 1e-9))
 
 
-async def _start(target: Target, requests: list[Planned], concurrency: int, *, is_timed: bool) -> _Client:
+async def _start(
+    target: Target, requests: list[Planned], concurrency: int, records_file: Path, *, is_timed: bool
+) -> _Client:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -73,7 +82,6 @@ async def _start(target: Target, requests: list[Planned], concurrency: int, *, i
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=REPO,
-        limit=LINE_LIMIT,
         preexec_fn=dies_with_parent(),
     )
     job = {
@@ -81,8 +89,9 @@ async def _start(target: Target, requests: list[Planned], concurrency: int, *, i
         "requests": [asdict(request) for request in requests],
         "concurrency": concurrency,
         "is_timed": is_timed,
+        "records_file": str(records_file),
     }
-    client = _Client(process)
+    client = _Client(process, records_file)
     _stdin(client).write(orjson.dumps(job) + b"\n")
     await _stdin(client).drain()
     return client
@@ -93,11 +102,11 @@ async def _collect(
 ) -> list[Record]:
     while True:
         said = await _read(client)
-        if "records" in said:
+        if "written" in said:
             await client.process.wait()
             return [
                 Record(**{**record, "chunks": [tuple(c) for c in record["chunks"]]})
-                for record in said["records"]
+                for record in orjson.loads(client.records_file.read_bytes())
             ]
         client.num_done = said["done"]
         on_progress(sum(c.num_done for c in clients))
