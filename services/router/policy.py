@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# What one running sequence weighs against prompt tokens. A sequence adds about 1/100 to 1/40 of a prompt
-# token's time to each decode step that it shares (its rows of the matrix products and the reading of its KV), and
-# lives for hundreds of steps; on an 8B shape on one H200 that is 1 to 2 prompt tokens a step. Measured by
-# bench/routing_replay.py: hit rates and TTFT are flat between 32 and 256.
-SEQUENCE_TOKENS = 128
+# What one running sequence weighs against prompt tokens. On an 8B shape on one H200 a sequence adds about 30 us
+# to every decode step that it shares, the time of 1.4 prompt tokens, and lives for hundreds of steps, of which the
+# newcomer shares a part. bench/routing_replay.py (4 workers, 20 sessions/s) gives a mean TTFT of 21 to 23 ms from
+# 8 to 256, 26 ms at 512, 38 ms at 2048 and 46 ms for least_loaded: it must be small against a prefix.
+SEQUENCE_TOKENS = 64
 # Costs so close are equal: the choice among them is random, or routers that see the same loads would all
 # choose the same worker. Less than a sequence, so an idle worker is never overlooked.
-NEAR_TOKENS = 48
+NEAR_TOKENS = 24
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def test_an_idle_worker_is_preferred_to_one_with_a_single_sequence(name):
 
 @pytest.mark.parametrize("name", ["cache_aware", "least_loaded"])
 def test_routers_that_see_the_same_loads_do_not_herd(name):
-    candidates = [Candidate(f"w{i}", 2, 10 * i) for i in range(4)]
+    candidates = [Candidate(f"w{i}", 2, 8 * i) for i in range(4)]
     chosen = Counter(choose(name, candidates, seed=router)[0] for router in range(400))
     assert set(chosen) == {c.worker_id for c in candidates}
     assert max(chosen.values()) < 150

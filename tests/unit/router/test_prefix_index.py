@@ -123,7 +123,7 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 TestIndex = IndexMachine.TestCase
-TestIndex.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestIndex.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 
 
 def test_a_hundred_workers_agree_with_sets():

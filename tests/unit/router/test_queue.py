@@ -141,7 +141,7 @@ def serve(requests, num):
     return given_tokens
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     weights=st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=2, max_size=6),
     max_prompt=st.integers(1, 300),
@@ -240,7 +240,7 @@ class LineMachine(RuleBasedStateMachine):
 
 
 TestLine = LineMachine.TestCase
-TestLine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
 def test_retry_after_follows_the_rate_at_which_requests_leave():
