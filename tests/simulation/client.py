@@ -29,6 +29,7 @@ class Call:
 
     ask: Ask
     process: Process  # the gateway's
+    may_be_refused: bool = False  # the routers' lines are short
     started_at: float = 0.0
     ended_at: float = 0.0
     how: str = ""
@@ -51,6 +52,7 @@ class Call:
                 stop_ids=ask.stop_ids,
                 stop=ask.stop,
                 include_stop=ask.include_stop,
+                min_tokens=ask.min_tokens,
             )
             for i in range(n)
         ]
@@ -69,7 +71,7 @@ class Call:
         return Spec(
             request_id=ask.request_id,
             prompt_ids=list(ask.prompt),
-            sampling=SamplingParams(max_tokens=ask.max_tokens, stop_token_ids=list(ask.stop_ids)),
+            sampling=SamplingParams(ask.max_tokens, ask.min_tokens, stop_token_ids=list(ask.stop_ids)),
             stream=StreamParams(list(ask.stop), ask.include_stop),
             num_choices=ask.num_choices,
             seed=ask.seed,
@@ -147,4 +149,6 @@ class Call:
             return "deadline"
         if error.code == "service_unavailable" and not was_accepted and lasted >= NO_ROUTER_S:
             return "unavailable"
+        if error.code == "queue_full" and self.may_be_refused and not was_accepted and error.retry_after_s:
+            return "refused"
         return f"BROKEN: {error.code} after {lasted:.2f} s: {error.message}"

@@ -15,7 +15,7 @@ from services.worker.scheduler import Scheduler
 from tests.fakes.runner import FakeRunner
 from tests.simulation.language import VOCAB_SIZE
 
-BLOCK_SIZE, NUM_BLOCKS = 4, 64
+BLOCK_SIZE = 4
 
 
 class _Outbox:
@@ -31,10 +31,10 @@ class _Outbox:
 class VirtualEngine:
     """An EngineClient. Commands reach the engine between steps; a step takes ``step_s``."""
 
-    def __init__(self, step_s: float, *, depth: int) -> None:
-        config = EngineConfig(max_running=4, max_step_tokens=24, max_chunk_tokens=10)
+    def __init__(self, num_blocks: int, step_s: float, *, depth: int) -> None:
+        config = EngineConfig(max_running=4, max_step_tokens=24, max_chunk_tokens=10, conservativeness=0.0)
         runner = FakeRunner(
-            num_blocks=NUM_BLOCKS + 1,
+            num_blocks=num_blocks + 1,
             block_size=BLOCK_SIZE,
             max_slots=4,
             max_step_tokens=24,
@@ -42,7 +42,7 @@ class VirtualEngine:
         )
         self._info = engine_info(runner.info, config)
         self.scheduler = Scheduler(
-            scheduler_limits(runner.info, config), PrefixCache(NUM_BLOCKS + 1, BLOCK_SIZE)
+            scheduler_limits(runner.info, config), PrefixCache(num_blocks + 1, BLOCK_SIZE)
         )
         self._outbox = _Outbox()
         factory = SequenceFactory(BLOCK_SIZE, (), share_prefixes=True)

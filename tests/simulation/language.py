@@ -44,20 +44,27 @@ class Expected:
 
 
 def expected_output(
-    ids: Sequence[int], *, stop_ids: Sequence[int], stop: Sequence[str], include_stop: bool
+    ids: Sequence[int], *, stop_ids: Sequence[int], stop: Sequence[str], include_stop: bool, min_tokens: int
 ) -> Expected:
     """The output of a model that draws ``ids``: cut by its stop strings, or ended by its last id.
 
-    ``ids`` ends with a stop id, or at max_tokens.
+    ``ids`` ends with a stop id, or at max_tokens. Stop strings that are complete before ``min_tokens`` are text.
     """
     ends_by_id = bool(ids) and ids[-1] in stop_ids
     shown = ids if include_stop or not ends_by_id else ids[:-1]
+    passed = 0  # characters of earlier ids: what ends there was allowed to pass
     for count in range(1, len(shown) + 1):
         text, _ = codecs.utf_8_decode(b"".join(PIECES[i] for i in shown[:count]), "replace", False)
-        found = [(text.find(s), len(s), s) for s in stop if s in text]
-        if found:
+        found = [
+            (at, len(s), s)
+            for s in stop
+            for at in range(len(text))
+            if text.startswith(s, at) and at + len(s) > passed
+        ]
+        if found and count >= min_tokens:
             at, size, string = min(found)
             return Expected(tuple(ids[:count]), text[: at + size if include_stop else at], STOP, string)
+        passed = len(text)
     text = b"".join(PIECES[i] for i in shown).decode(errors="replace")
     finish, reason = (STOP, ids[-1]) if ends_by_id else (LENGTH, None)
     return Expected(tuple(ids), text, finish, reason)

@@ -73,16 +73,16 @@ def current_process() -> Process | None:
 
 class _Handle(asyncio.Handle):
     def _run(self) -> None:
-        process = self._context.get(_current)
+        process = self._context.get(_current)  # type: ignore[attr-defined]
         if process is None or process.admits(self):
-            super()._run()  # type: ignore[misc]
+            super()._run()
 
 
 class _TimerHandle(asyncio.TimerHandle):
     def _run(self) -> None:
-        process = self._context.get(_current)
+        process = self._context.get(_current)  # type: ignore[attr-defined]
         if process is None or process.admits(self):
-            super()._run()  # type: ignore[misc]
+            super()._run()
 
 
 _Runnable = _Handle | _TimerHandle

@@ -24,7 +24,7 @@ class Network:
         if client in self.deaf or (sender is not None and sender.name in self.mute):
             return ()
         noise, rng = self._noise, self._rng
-        if asyncio.get_running_loop().time() > self._noisy_until_s:
+        if asyncio.get_running_loop().time() > self._noisy_until_s or not subject.endswith(noise.only):
             return (0.0,)
         if rng.random() < noise.lose:
             self.num_lost += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from tests.simulation.language import STOP_STRINGS, VOCAB_SIZE
@@ -36,12 +36,13 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Chances per message and subscriber, until the faults end."""
+    """Chances per message and subscriber, until the faults end. ``only``: of subjects that end in it."""
 
     lose: float = 0.0
     double: float = 0.0
     delay: float = 0.0
     max_delay_s: float = 0.0
+    only: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,17 @@ class Ask:
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     include_stop: bool = False
+    min_tokens: int = 0
     leaves_after: float | None = None  # seconds after which the client hangs up
     timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``max_stall_s``: no client may wait longer between two pieces of its stream; 0 where nothing is promised."""
+    """``max_stall_s``: no client may wait longer between two pieces of its stream; 0 where nothing is promised.
+
+    ``max_queue`` is each router's, ``num_blocks`` each worker's KV cache.
+    """
 
     seed: int
     counts: dict[str, int]
@@ -71,28 +76,40 @@ class Plan:
     asks: tuple[Ask, ...]
     faults: tuple[Fault, ...] = field(default=())
     max_stall_s: float = 0.0
+    max_queue: int = 1024
+    num_blocks: int = 64
 
 
 def make_plan(seed: int) -> Plan:
-    """Every tenth world has one fault and no other trouble, so that its clients' waits can be judged."""
+    """Two worlds in ten have a single kind of trouble, so that their clients' waits can be judged."""
     rng = random.Random(f"plan {seed}")
-    return _calm_plan(seed, rng) if seed % 10 == 0 else _rough_plan(seed, rng)
+    if seed % 10 == 0:
+        return _calm_plan(seed, rng, faults=(_single_fault(rng),), noise=Noise())
+    if seed % 10 == 5:
+        return _calm_plan(seed, rng, faults=(), noise=Noise(lose=rng.uniform(0.0, 0.1), only=".frames"))
+    return _rough_plan(seed, rng)
 
 
-def _calm_plan(seed: int, rng: random.Random) -> Plan:
-    counts = dict.fromkeys(SERVICES, 2)
-    service = rng.choice(("router", "worker", "worker", "detokenizer"))
-    kind = rng.choice(
-        (Kind.KILL, Kind.PAUSE, Kind.DRAIN, Kind.ENGINE)
-        if service == "worker"
-        else (Kind.KILL, Kind.PAUSE, Kind.DRAIN)
-    )
-    fault = Fault(rng.uniform(1.0, 2.0), kind, service, rng.randrange(2), 2.5)
+def _calm_plan(seed: int, rng: random.Random, *, faults: tuple[Fault, ...], noise: Noise) -> Plan:
+    """Two of everything, and so little to do that nobody waits for room."""
     asks = tuple(
-        Ask(rng.uniform(0.5, 1.0), f"s{seed}-{i}", _ids(rng, 12), rng.getrandbits(40), 2, max_tokens=60)
+        Ask(
+            rng.uniform(0.5, 1.0),
+            f"s{seed}-{i}",
+            _ids(rng, 12),
+            rng.getrandbits(40),
+            num_choices=2,
+            max_tokens=60,
+        )
         for i in range(2)
     )
-    return Plan(seed, counts, Noise(), asks, (fault,), max_stall_s=MAX_STALL_S)
+    return Plan(seed, dict.fromkeys(SERVICES, 2), noise, asks, faults, max_stall_s=MAX_STALL_S)
+
+
+def _single_fault(rng: random.Random) -> Fault:
+    service = rng.choice(("router", "worker", "worker", "detokenizer"))
+    kinds = [Kind.KILL, Kind.PAUSE, Kind.DRAIN] + [Kind.ENGINE] * (service == "worker")
+    return Fault(rng.uniform(1.0, 2.0), rng.choice(kinds), service, rng.randrange(2), 2.5)
 
 
 def _rough_plan(seed: int, rng: random.Random) -> Plan:
@@ -110,10 +127,21 @@ def _rough_plan(seed: int, rng: random.Random) -> Plan:
         max_delay_s=rng.choice((0.01, 0.1, 0.6, 2.0)),
     )
     num_faults = rng.choice((0, 1, 1, 2, 2, 3, 4))
-    faults = sorted((_fault(rng, counts) for _ in range(num_faults)), key=lambda f: f.at)
+    faults = [_fault(rng, counts) for _ in range(num_faults)]
+    if rng.random() < 0.3:  # any two at once
+        faults = [replace(fault, at=faults[0].at) for fault in faults]
     prefixes = [_ids(rng, rng.randint(4, 24)) for _ in range(2)]
-    asks = [_ask(rng, f"s{seed}-{i}", prefixes) for i in range(rng.randint(1, 6))]
-    return Plan(seed, counts, noise, tuple(sorted(asks, key=lambda a: a.at)), tuple(faults))
+    is_crowded = rng.random() < 0.1
+    num_asks = 12 if is_crowded else rng.randint(1, 6)
+    return Plan(
+        seed,
+        counts,
+        noise,
+        tuple(_ask(rng, f"s{seed}-{i}", prefixes) for i in range(num_asks)),
+        tuple(faults),
+        max_queue=1 if is_crowded else 1024,
+        num_blocks=rng.choice((40, 64)),
+    )
 
 
 def _fault(rng: random.Random, counts: dict[str, int]) -> Fault:
@@ -142,10 +170,11 @@ def _ask(rng: random.Random, request_id: str, prefixes: list[tuple[int, ...]]) -
         prompt=rng.choice((*prefixes, ())) + tail,
         seed=rng.getrandbits(40),
         num_choices=rng.choice((1, 1, 1, 2, 3)),
-        max_tokens=150 if leaves else rng.choice((1, 3, 10, 30, 60)),
-        stop_ids=tuple(rng.sample(range(VOCAB_SIZE), 2)) if rng.random() < 0.4 else (),
+        max_tokens=100 if leaves else rng.choice((1, 3, 10, 30, 60)),
+        stop_ids=tuple(rng.sample(range(VOCAB_SIZE), 2)) if not has_stop and rng.random() < 0.5 else (),
         stop=tuple(rng.sample(STOP_STRINGS, rng.randint(1, 3))) if has_stop else (),
         include_stop=rng.random() < 0.3,
+        min_tokens=rng.choice((0, 5)) if has_stop else 0,
         leaves_after=rng.uniform(0.0, 2.0) if leaves else None,
         timeout_s=rng.uniform(0.2, 4.0) if rng.random() < 0.1 else 0.0,
     )

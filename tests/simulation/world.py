@@ -20,7 +20,7 @@ from services.gateway.life.client import Client
 from services.router.app import RouterApp
 from services.worker.app import WorkerApp, WorkerOptions
 from tests.simulation.client import Broken, Call
-from tests.simulation.engine import NUM_BLOCKS, VirtualEngine
+from tests.simulation.engine import VirtualEngine
 from tests.simulation.language import decoding
 from tests.simulation.loop import Stuck, VirtualLoop, current_process, run_virtual
 from tests.simulation.network import Network
@@ -99,9 +99,15 @@ class World:
             "worker": self._build_worker,
             "detokenizer": self._build_detokenizer,
         }
+        flags = {
+            "router": ("--max_queue", str(plan.max_queue)),
+            "gateway": (),
+            "worker": (),
+            "detokenizer": (),
+        }
         self.nodes = {
             service: [
-                Node(service, i, loop, self.broker, builders[service], self.rng)
+                Node(service, i, loop, self.broker, builders[service], self.rng, flags[service])
                 for i in range(plan.counts[service])
             ]
             for service in SERVICES
@@ -119,7 +125,7 @@ class World:
         return app
 
     async def _build_worker(self, context: Context) -> App:
-        engine = VirtualEngine(self._step_s, depth=self._depth)
+        engine = VirtualEngine(self.plan.num_blocks, self._step_s, depth=self._depth)
         self.engines[context.identity.instance_id] = engine
         app = self.apps[context.identity.instance_id] = WorkerApp(
             context.identity,
@@ -172,7 +178,7 @@ class World:
             await asyncio.sleep(0.05)
         node = self.rng.choice(ready)
         assert node.process is not None
-        call = Call(ask, node.process)
+        call = Call(ask, node.process, may_be_refused=self.plan.max_queue < 10)
         self.calls.append(call)
         node.process.run(call.run(self.gateways[node.name].client))
 
@@ -228,16 +234,16 @@ class World:
 
     def _held(self) -> list[str]:
         """What a live service holds though no client wants anything any more."""
-        found = []
+        found, num_blocks = [], self.plan.num_blocks
         for node in self._up("worker"):
             if (engine := self.engines.get(node.name)) is not None:
                 scheduler, load = engine.scheduler, self.apps[node.name].heartbeat()[0]
                 free = scheduler.cache.pool.num_free
-                if scheduler.has_work or free != NUM_BLOCKS:
+                if scheduler.has_work or free != num_blocks:
                     found.append(
-                        f"{node.name} runs {scheduler.num_running}, {NUM_BLOCKS - free} blocks are taken"
+                        f"{node.name} runs {scheduler.num_running}, {num_blocks - free} blocks are taken"
                     )
-                elif load is None or (load.running, load.waiting, load.free_blocks) != (0, 0, NUM_BLOCKS):
+                elif load is None or (load.running, load.waiting, load.free_blocks) != (0, 0, num_blocks):
                     found.append(f"{node.name} tells of a load of {load}")
         found += [
             f"{node.name} has requests in its line" for node in self._up("router") if self._waiting(node)
