@@ -39,19 +39,19 @@ FROM packages AS kvstore-packages
 RUN python deploy/requirements.py kvstore > wanted.txt \
  && python -m pip --python /opt/venv/bin/python install --quiet -c constraints.txt -r wanted.txt
 
-# torch first and alone, so that later installs find it there; a CUDA build brings its own triton.
+# torch first and alone, so that later installs find it there. On a CPU the kernels' PyTorch references run: no triton.
 FROM packages AS worker-packages
 RUN grep -v '^triton==' constraints.txt > pins.txt \
  && python -m pip --python /opt/venv/bin/python install --quiet -c pins.txt "$(grep '^torch==' constraints.txt)"
-RUN python deploy/requirements.py worker > wanted.txt \
- && if ls -d /opt/venv/lib/*/site-packages/triton >/dev/null 2>&1; then :; else cp constraints.txt pins.txt; fi \
+RUN python deploy/requirements.py worker | grep -v '^triton' > wanted.txt \
  && python -m pip --python /opt/venv/bin/python install --quiet -c pins.txt -r wanted.txt
 
 FROM base AS gateway
 COPY --from=gateway-packages /opt/venv /opt/venv
 COPY services/gateway services/gateway
-ENV SHOAL_HOST=0.0.0.0 SHOAL_PORT=8000
-EXPOSE 8000 9100
+# The gateway answers /health and /ready where it serves clients.
+ENV SHOAL_HOST=0.0.0.0 SHOAL_PORT=8000 SHOAL_HEALTH_PORT=8000
+EXPOSE 8000
 USER shoal
 ENTRYPOINT ["python", "-m", "services.gateway"]
 

@@ -17,6 +17,8 @@ from services.cli.arguments import Arguments
 from services.cli.screen import Screen
 from services.common.errors import ConfigError, ShoalError
 
+# A model may emit any character; those that steer a terminal are shown as a space.
+_UNPRINTABLE = {code: " " for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 HELP = "/exit ends, /reset forgets the conversation, /system TEXT sets the system prompt, /help shows this"
 
 
@@ -86,7 +88,7 @@ def ask(client: httpx.Client, body: dict[str, Any], screen: Screen) -> Answer:
                     if text and not first:
                         first = time.monotonic()
                     answer.text += text
-                    screen.write(text)
+                    screen.write(text.translate(_UNPRINTABLE))
     except httpx.HTTPError as error:
         raise ChatError(f"{client.base_url}: {error or type(error).__name__}") from error
     finally:

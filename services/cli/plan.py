@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.common.errors import ConfigError
+from services.common.model_files import model_name, model_path
 from services.common.options import Settings, environment
 from services.common.options.parse import options_of
 
@@ -57,18 +58,12 @@ def gpu_slices(num_workers: int, tp: int, gpus: Sequence[str], mem_fraction: flo
     )
 
 
-def model_of(settings: Settings, demo_dir: Path) -> tuple[Path, str]:
+def model_of(settings: Settings) -> tuple[Path, str]:
     """The checkpoint's directory and the name that clients use. Raises ConfigError where it is none."""
-    path = Path(settings.model_dir) if settings.model_dir else demo_dir
-    if not settings.model_dir and not path.is_dir():
-        raise ConfigError("no --model_dir was given and this checkout has no demo model")
-    if not path.is_dir():
-        raise ConfigError(f"--model_dir {path}: no such directory")
+    path = model_path(settings.model_dir)
     if not (path / "config.json").is_file():
         raise ConfigError(f"--model_dir {path}: no config.json there, so it is no Hugging Face checkpoint")
-    path = path.resolve()
-    default = path.name if settings.model_dir else "shoal-demo"
-    return path, settings.model_name or default
+    return path.resolve(), model_name(settings.model_name, settings.model_dir)
 
 
 def counts(settings: Settings, backing: Backing) -> dict[str, int]:

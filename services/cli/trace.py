@@ -62,6 +62,11 @@ async def collect(bus_env: Mapping[str, str], request_id: str, wait_s: float) ->
     return replies
 
 
+def bare_id(shown: str) -> str:
+    """The request's id from that of a response, which begins with what OpenAI's ids begin with."""
+    return shown.removeprefix("chatcmpl-").removeprefix("cmpl-")
+
+
 def main(argv: list[str]) -> int:
     arguments = Arguments(
         prog="./shoal trace",
@@ -77,7 +82,7 @@ def main(argv: list[str]) -> int:
     )
     flags = arguments.parse(argv)
     bus_env = fleet.bus_of(os.environ, flags.run)
-    entries = timeline(asyncio.run(collect(bus_env, flags.request_id, flags.wait)))
+    entries = timeline(asyncio.run(collect(bus_env, bare_id(flags.request_id), flags.wait)))
     if flags.json:
         print(json.dumps([{name: getattr(e, name) for name in Entry.__slots__} for e in entries], indent=1))
     else:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         print(f"./shoal up [options]\n\n{help_text('up')}")
         return 0
     settings = parse("up", argv, os.environ)
-    model = model_of(settings, REPO / "demo" / "model")
+    model = model_of(settings)
     ports = gateway_ports(settings)
     if settings.detach:
         from services.cli.detach import start_detached

@@ -13,6 +13,7 @@ from services.cli import rundir
 from services.cli.check import machine, model, network
 from services.cli.check.result import FAIL, OK, WARN, Result
 from services.cli.screen import Screen
+from services.common.model_files import DEMO_MODEL
 from services.common.options import Settings, parse
 
 HELP = """./shoal check [--json] [options of up]
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 def results(settings: Settings) -> Iterator[Result]:
     root = rundir.state_root(os.environ)
-    model_dir = Path(settings.model_dir) if settings.model_dir else rundir.REPO / "demo" / "model"
+    model_dir = Path(settings.model_dir) if settings.model_dir else DEMO_MODEL
     checks: list[Callable[[], list[Result]]] = [
         machine.python,
         machine.torch,

@@ -106,10 +106,9 @@ def test_cuda_without_a_gpu_is_refused():
 
 def test_model_directory_must_hold_a_checkpoint(tmp_path: Path):
     with pytest.raises(ConfigError, match="no such directory"):
-        model_of(settings("--model_dir", str(tmp_path / "none")), tmp_path)
+        model_of(settings("--model_dir", str(tmp_path / "none")))
     with pytest.raises(ConfigError, match=r"no config\.json"):
-        model_of(settings("--model_dir", str(tmp_path)), tmp_path)
+        model_of(settings("--model_dir", str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
-    assert model_of(settings("--model_dir", str(tmp_path)), tmp_path) == (tmp_path.resolve(), tmp_path.name)
-    assert model_of(settings("--model_name", "mine"), tmp_path)[1] == "mine"
-    assert model_of(settings(), tmp_path)[1] == "shoal-demo"
+    assert model_of(settings("--model_dir", str(tmp_path))) == (tmp_path.resolve(), tmp_path.name)
+    assert model_of(settings("--model_dir", str(tmp_path), "--model_name", "mine"))[1] == "mine"
