@@ -39,7 +39,9 @@ class RunState:
 
     def is_alive(self) -> bool:
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.pid_started) < 2.0
+            process = psutil.Process(self.pid)
+            is_it = abs(process.create_time() - self.pid_started) < 2.0
+            return is_it and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 
