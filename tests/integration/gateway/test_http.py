@@ -34,7 +34,10 @@ async def test_each_event_carries_the_position_after_it(gateway: RunningGateway)
         choice = event.data["choices"][0]
         sent[choice["index"]] += choice["text"]
         positions = dict(part.split(":") for part in event.id.split(","))
-        assert [int(positions[str(i)].split(".")[1].rstrip("e")) for i in (0, 1)] == [len(sent[0]), len(sent[1])]
+        assert [int(positions[str(i)].split(".")[1].rstrip("e")) for i in (0, 1)] == [
+            len(sent[0]),
+            len(sent[1]),
+        ]
     assert found[-1].id == f"0:7.{len(TEXT)}e,1:7.{len(TEXT)}e"
 
 
