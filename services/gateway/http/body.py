@@ -101,7 +101,8 @@ def _explain(body_type: type[BaseModel], error: ValidationError) -> InvalidValue
     field = body_type.model_fields.get(name)
     if first["type"] == "missing" and len(loc) == 1:
         return InvalidValue(f"{name} is required", param=name)
-    if field is not None and field.description and len(loc) > 1:
+    is_union = len(loc) > 1 or first["type"].startswith("union_tag")
+    if field is not None and field.description and is_union:
         return InvalidValue(f"{name} must be {field.description}", param=name)
     path = name + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc[1:])
     message = first["msg"][:1].lower() + first["msg"][1:]

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 TokenIds = list[int]
+
+
+def _prompt_kind(value: Any) -> str | None:
+    """Which form a prompt has, by its first item. Trying each form in turn costs milliseconds for long prompts."""
+    if isinstance(value, str):
+        return "text"
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else 0
+    return "texts" if isinstance(first, str) else "id lists" if isinstance(first, list) else "ids"
 
 
 class Body(BaseModel):
@@ -100,7 +110,11 @@ class ChatBody(GenerationBody):
 
 class CompletionBody(GenerationBody):
     prompt: Annotated[
-        str | list[str] | list[int] | list[list[int]],
+        Annotated[str, Tag("text")]
+        | Annotated[list[str], Tag("texts")]
+        | Annotated[list[int], Tag("ids")]
+        | Annotated[list[list[int]], Tag("id lists")],
+        Discriminator(_prompt_kind),
         Field(description="a string, a list of strings, a list of token ids or a list of lists of token ids"),
     ]
     logprobs: int | None = None
