@@ -212,7 +212,7 @@ class Replay:
             tenant=turn.tenant,
         )
         request = queued_request(message, encode(message), self.clock.now)
-        job = Job(request, turn, request.block_hashes(self._shape.block_size))
+        job = Job(request, turn, list(request.blocks(self._shape.block_size)))
 
         def on_end(now: float) -> None:
             self.figures.ended_at_s = now

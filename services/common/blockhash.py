@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
 HASH_BYTES = 16
+_ID_BYTES = 4  # little-endian int32
 
 
 def chain_root(*, adapter: str = "", cache_salt: str = "", image_hashes: Sequence[bytes] = ()) -> bytes:
@@ -24,20 +25,41 @@ def chain_root(*, adapter: str = "", cache_salt: str = "", image_hashes: Sequenc
 
 def hash_block(parent: bytes, ids: Sequence[int]) -> bytes:
     """The 16-byte name of a full block with these token ids after ``parent``."""
-    items = array("i", ids)
-    if sys.byteorder == "big":
-        items.byteswap()
-    return blake2b(items.tobytes(), key=parent, digest_size=HASH_BYTES).digest()
+    return blake2b(_pack(ids), key=parent, digest_size=HASH_BYTES).digest()
 
 
 def hash_blocks(root: bytes, ids: Sequence[int], block_size: int) -> list[bytes]:
     """The names of all full blocks of a sequence, in order; a partial last block has none."""
-    names: list[bytes] = []
-    parent = root
-    for end in range(block_size, len(ids) + 1, block_size):
-        parent = hash_block(parent, ids[end - block_size : end])
-        names.append(parent)
-    return names
+    return list(BlockChain(root, ids, block_size))
+
+
+class BlockChain:
+    """The names of a sequence's full blocks, each computed when it is first reached and then kept.
+
+    Whoever looks for a cached prefix stops at the first block that nobody has, so most are never needed.
+    """
+
+    def __init__(self, root: bytes, ids: Sequence[int], block_size: int) -> None:
+        self._packed, self._block_bytes = _pack(ids), _ID_BYTES * block_size
+        self._parent, self._names = root, list[bytes]()
+
+    def __iter__(self) -> Iterator[bytes]:
+        names = self._names
+        yield from names
+        for start in range(len(names) * self._block_bytes, len(self._packed), self._block_bytes):
+            block = self._packed[start : start + self._block_bytes]
+            if len(block) < self._block_bytes:
+                return
+            self._parent = blake2b(block, key=self._parent, digest_size=HASH_BYTES).digest()
+            names.append(self._parent)
+            yield self._parent
+
+
+def _pack(ids: Sequence[int]) -> bytes:
+    items = array("i", ids)
+    if sys.byteorder == "big":
+        items.byteswap()
+    return items.tobytes()
 
 
 def split_hashes(packed: bytes) -> list[bytes]:

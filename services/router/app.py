@@ -111,6 +111,7 @@ class RouterApp:
         else:
             self._gateways.saw_first(request.gateway_id, now)
             reply = self._dispatcher.submit(request)
+            request.decoded = None
         if message.reply:
             await self._bus.publish(message.reply, encode(reply))
 

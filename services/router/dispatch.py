@@ -61,12 +61,13 @@ class Dispatcher:
             )
         if request.attempt == known:
             return SubmitReply(True, self.router_id)
-        self._drop(request.request_id, known)
+        if known:
+            self._drop(request.request_id, known)
         error = self._refusal(request)
         if error is not None:
             return self._refuse(request, error)
         self._remember(request)
-        line = self._lines.setdefault(request.model, self.new_line())
+        line = self._line(request.model)
         line.push(request)
         self.run(request.model)
         if request not in self._asked:
@@ -76,7 +77,7 @@ class Dispatcher:
     def _refusal(self, request: QueuedRequest) -> ShoalError | None:
         if (error := self.placement.too_long(request)) is not None:
             return error
-        line = self._lines.get(request.model) or self.new_line()
+        line = self._line(request.model)
         if line.can_admit(request) or (not line and self.placement.place(request) is not None):
             return None
         retry_after = self._drain_rate.seconds_for(len(line) + 1, self._now())
@@ -187,7 +188,7 @@ class Dispatcher:
         if self.is_draining:
             self.give_back([request], "drain")
         elif request.deadline > self._now():
-            self._lines.setdefault(request.model, self.new_line()).put_back(request)
+            self._line(request.model).put_back(request)
 
     # -- giving back, dropping -------------------------------------------------------------------------------
 
@@ -266,6 +267,12 @@ class Dispatcher:
         for task in list(self._asked.values()):
             task.cancel()
         await self.settle_all()
+
+    def _line(self, model: str) -> Line:
+        line = self._lines.get(model)
+        if line is None:
+            line = self._lines[model] = self.new_line()
+        return line
 
     def _find(self, request_id: str) -> list[QueuedRequest]:
         waiting = [line.get(request_id) for line in self._lines.values()]

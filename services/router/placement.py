@@ -70,7 +70,7 @@ class Placement:
             return {}
         cached: dict[str, int] = {}
         for block_size in {worker.load.block_size for worker in workers}:
-            matches = self.index.match(request.block_hashes(block_size))
+            matches = self.index.match(request.blocks(block_size))
             cached |= {
                 worker.worker_id: matches.get(worker.worker_id, 0) * block_size
                 for worker in workers

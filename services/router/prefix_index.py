@@ -6,7 +6,7 @@ clears it in slices later. A worker that clears its cache gets a new bit in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 MAX_BLOCKS = 4_000_000  # about 600 MB; workers' own caches bound the index long before
@@ -63,19 +63,23 @@ class PrefixIndex:
             self._live &= ~bit
             self._retired |= bit
 
-    def match(self, hashes: Sequence[bytes]) -> dict[str, int]:
-        """How many leading blocks of the chain each worker holds; workers that hold none are left out."""
+    def match(self, hashes: Iterable[bytes]) -> dict[str, int]:
+        """How many leading blocks of the chain each worker holds; workers that hold none are left out.
+
+        Takes no more hashes than it needs: the first that nobody holds is the last.
+        """
         found: dict[str, int] = {}
-        holding = self._live
-        for depth, name in enumerate(hashes):
+        holding, depth = self._live, 0
+        for name in hashes:
             still = holding & self._holders.get(name, 0)
             if still != holding and depth:
                 found.update((worker, depth) for worker in self._workers(holding & ~still))
             holding = still
             if not holding:
                 return found
-        if hashes:
-            found.update((worker, len(hashes)) for worker in self._workers(holding))
+            depth += 1
+        if depth:
+            found.update((worker, depth) for worker in self._workers(holding))
         return found
 
     def sweep(self, batch: int = 10_000) -> Iterator[None]:

@@ -11,7 +11,7 @@ from services.router.heap import LazyHeap
 from services.router.order import Order, make_order
 from services.router.request import QueuedRequest
 
-MAX_BYTES = 512 * 1024 * 1024  # of waiting messages
+MAX_BYTES = 256 * 1024 * 1024  # of waiting messages; their packed ids may be held once more
 # A tenant under its share enters a line that others filled, up to so many times --max_queue in all.
 HARD_LIMIT = 2
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from services.common.blockhash import chain_root, hash_blocks
+from services.common.blockhash import BlockChain, chain_root
 from services.common.messages.codec import decode, encode
 from services.common.messages.request import GenerateRequest
 
@@ -39,20 +40,19 @@ class QueuedRequest:
     seq: int = 0  # place in the line; set by it
     is_dropped: bool = False  # cancelled or replaced while a worker was being asked
     cancelled_choices: set[int] = field(default_factory=set)
-    _hashes: dict[int, list[bytes]] = field(default_factory=dict)
+    decoded: GenerateRequest | None = None  # set while it arrives, so that it need not be decoded again
+    _chains: dict[int, BlockChain] = field(default_factory=dict)
 
-    def block_hashes(self, block_size: int) -> list[bytes]:
-        """Names of the full blocks that the prompt needs; computed once per block size."""
+    def blocks(self, block_size: int) -> Iterable[bytes]:
+        """Names of the full blocks that the prompt needs; each is computed once."""
         if block_size <= 0:
-            return []
-        if block_size not in self._hashes:
-            self.compute_hashes(decode(GenerateRequest, self.data), block_size)
-        return self._hashes[block_size]
-
-    def compute_hashes(self, message: GenerateRequest, block_size: int) -> None:
-        root = chain_root(adapter=message.adapter, cache_salt=message.cache_salt)
-        ids = message.prompt_ids + (message.choices[0].output_ids if message.choices else [])
-        self._hashes[block_size] = hash_blocks(root, ids, block_size)
+            return ()
+        if block_size not in self._chains:
+            message = self.decoded or decode(GenerateRequest, self.data)
+            root = chain_root(adapter=message.adapter, cache_salt=message.cache_salt)
+            ids = message.prompt_ids + (message.choices[0].output_ids if message.choices else [])
+            self._chains[block_size] = BlockChain(root, ids, block_size)
+        return self._chains[block_size]
 
     def message(self, now: float) -> bytes:
         """The bytes for the worker. Time spent in the line is taken off the time left."""
@@ -64,7 +64,7 @@ class QueuedRequest:
 
 
 def queued_request(message: GenerateRequest, data: bytes, now: float) -> QueuedRequest:
-    """What the router keeps of a message that arrived as ``data``."""
+    """What the router keeps of a message that arrived as ``data``. ``decoded`` is for its caller to drop."""
     emitted = [len(choice.output_ids) for choice in message.choices]
     num_prompt = len(message.prompt_ids)
     expected = min(message.sampling.max_tokens, EXPECTED_OUTPUT_TOKENS)
@@ -84,4 +84,5 @@ def queued_request(message: GenerateRequest, data: bytes, now: float) -> QueuedR
         cost_tokens=num_prompt + expected * max(1, len(message.choices)),
         arrived_at=now,
         deadline=now + message.timeout_s if message.timeout_s > 0 else inf,
+        decoded=message,
     )

@@ -1,9 +1,17 @@
+import itertools
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.blockhash import HASH_BYTES, chain_root, hash_block, hash_blocks, split_hashes
+from services.common.blockhash import (
+    HASH_BYTES,
+    BlockChain,
+    chain_root,
+    hash_block,
+    hash_blocks,
+    split_hashes,
+)
 
 ids_lists = st.lists(st.integers(0, 200_000), max_size=60)
 
@@ -14,6 +22,18 @@ def test_equal_names_mean_equal_prefixes(ids, other, block_size):
     for i, (name, also) in enumerate(zip(names, others, strict=False)):
         end = (i + 1) * block_size
         assert (name == also) == (ids[:end] == other[:end])
+
+
+@given(ids_lists, st.integers(1, 8), st.lists(st.integers(0, 70), max_size=4))
+def test_a_chain_reached_in_parts_has_the_names_of_its_blocks_one_by_one(ids, block_size, stops):
+    chain = BlockChain(chain_root(), ids, block_size)
+    for stop in stops:
+        list(itertools.islice(chain, stop))
+    parent, names = chain_root(), []
+    for end in range(block_size, len(ids) + 1, block_size):
+        parent = hash_block(parent, ids[end - block_size : end])
+        names.append(parent)
+    assert list(chain) == list(chain) == names
 
 
 @given(ids_lists, st.integers(1, 8))
