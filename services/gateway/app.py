@@ -82,11 +82,10 @@ class GatewayApp:
         return self.canary.not_ready()
 
     async def drain(self) -> None:
-        """Refuses new requests and waits for those under way."""
-        self.gateway.is_draining = True
+        """Takes no new connections and waits for the requests under way."""
         self.canary.stop()
         if self._server:
-            self._server.close_listener()
+            self._server.begin_drain()
         await self.gateway.client.wait_idle()
 
     async def stop(self) -> None:

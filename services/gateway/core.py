@@ -24,7 +24,7 @@ _REQUEST_ID = re.compile(r"[^A-Za-z0-9_.-]")
 
 @dataclass(slots=True)
 class Gateway:
-    """The parts of one gateway process. Endpoints read it; only ``is_draining`` changes."""
+    """The parts of one gateway process, as endpoints see them."""
 
     identity: Identity
     model: ServedModel
@@ -39,15 +39,12 @@ class Gateway:
     stream_retention_s: float = 0.0  # 0: streams are not logged
     log_requests: bool = False
     max_log_len: int = 2048
-    is_draining: bool = False
 
     def caller(self, request: Request) -> Caller:
         return self.keys.find(request.headers.get("authorization", ""))
 
     def admit(self, caller: Caller) -> None:
-        """Refuses before any work is done: draining, full, or over the caller's limits."""
-        if self.is_draining:
-            raise Unavailable("this gateway is shutting down", retry_after_s=1)
+        """Refuses before any work is done: full, or over the caller's limits."""
         if self.client.num_requests >= self.max_connections:
             raise Unavailable(
                 f"this gateway carries its {self.max_connections} requests (--max_connections)",

@@ -47,11 +47,14 @@ class HttpServer:
         await self._server.startup(sockets=[self._listener])
         self._loop_task = asyncio.create_task(self._server.main_loop())
 
-    def close_listener(self) -> None:
-        """No new connections; those that are open go on."""
+    def begin_drain(self) -> None:
+        """No new connections. Idle ones are closed, so that no request is sent on one that is about to end; the
+        others when their answer is given."""
         for server in self._server.servers:
             server.close()
         self._listener.close()
+        for connection in list(self._server.server_state.connections):
+            connection.shutdown()
 
     async def stop(self) -> None:
         """Ends all connections; what still streams is given a second."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from services.common.bus.nats import NatsBus
@@ -147,28 +151,75 @@ async def test_limits_of_a_key_answer_429_with_the_time_to_wait(
     assert 1 <= int(answers[2].headers["retry-after"]) <= 60
 
 
-async def test_drain_finishes_what_runs_and_takes_nothing_new(
+async def test_drain_finishes_what_runs_and_takes_no_new_connection(
     gateway: RunningGateway, backend: FakeBackend
 ) -> None:
-    backend.script = lambda request, choice: words(TEXT)
     backend.token_s = 0.05
+
+    async def read() -> str:
+        body = BODY | {"stream": True}
+        async with gateway.http() as http, http.stream("POST", COMPLETIONS, json=body) as answer:
+            return completion_text([event async for event in events(answer)])
+
+    reading = asyncio.create_task(read())
+    await until(lambda: any(not name.startswith("canary") for name in backend.running))
+    draining = asyncio.create_task(gateway.runtime.drain())
+    await asyncio.sleep(0)
     async with gateway.http() as http:
-        await http.get("/health")  # a connection that stays open
+        with pytest.raises(httpx.ConnectError):
+            await http.post(COMPLETIONS, json=BODY)
+    assert await reading == TEXT
+    await draining
 
-        async def read() -> str:
-            async with (
-                gateway.http() as other,
-                other.stream("POST", COMPLETIONS, json=BODY | {"stream": True}) as answer,
-            ):
-                return completion_text([event async for event in events(answer)])
 
-        reading = asyncio.create_task(read())
-        await until(lambda: any(not name.startswith("canary") for name in backend.running))
-        draining = asyncio.create_task(gateway.runtime.drain())
-        await asyncio.sleep(0)
-        assert (await http.post(COMPLETIONS, json=BODY)).status_code == 503
-        assert await reading == TEXT
-        await draining
+async def test_a_reader_that_stops_reading_holds_up_nobody(
+    gateway: RunningGateway, backend: FakeBackend
+) -> None:
+    backend.script = lambda request, choice: Script([(7, "x" * 20_000)] * 400)
+    host, port = gateway.address.removeprefix("http://").split(":")
+    body = json.dumps(BODY | {"stream": True, "max_tokens": 1000}).encode()
+    _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    writer.write(
+        b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (COMPLETIONS.encode(), len(body))
+        + body
+    )
+    client = gateway.app.gateway.client
+    await until(lambda: any(run.sent[0] == 400 for run in backend.running.values()), "all output to be made")
+    backend.script = lambda request, choice: words(TEXT)
+    async with gateway.http() as http:
+        answer = await http.post(COMPLETIONS, json=BODY)
+    assert answer.json()["choices"][0]["text"] == TEXT
+    assert client.num_requests >= 1, "the slow reader's is still there"
+    writer.close()
+    await until(lambda: client.num_requests == 0, "its end")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+async def test_tls_and_cors_are_served(
+    connect_bus: Connect, model_dir: Path, backend: FakeBackend, tmp_path: Path
+) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    process = await asyncio.create_subprocess_exec(
+        *command.split(), "-keyout", key, "-out", certificate, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert await process.wait() == 0
+    options = ["--ssl_certfile", certificate, "--ssl_keyfile", key, "--allow_origins", "https://a.example"]
+    async with running_gateway(await connect_bus("gateway"), model_dir, *options) as running:
+        await until_ready(running)
+        address = running.address.replace("http:", "https:")
+        trust = ssl.create_default_context(cafile=certificate)
+        async with httpx.AsyncClient(base_url=address, verify=trust, timeout=20) as http:
+            origin = {"Origin": "https://a.example"}
+            answer = await http.post(COMPLETIONS, json=BODY, headers=origin)
+            preflight = await http.options(
+                COMPLETIONS, headers=origin | {"Access-Control-Request-Method": "POST"}
+            )
+            stranger = await http.get("/health", headers={"Origin": "https://b.example"})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://a.example"
+    assert preflight.status_code == 200
+    assert "access-control-allow-origin" not in stranger.headers
 
 
 async def test_prompts_are_told_apart_by_the_template_and_special_tokens(
