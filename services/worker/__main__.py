@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from services.common.bootstrap import Context, run_service
-from services.worker.app import WorkerApp, WorkerOptions
-from services.worker.config import engine_settings, served_name
+from services.worker.app import WorkerApp
+from services.worker.config import engine_settings, served_name, worker_options
 from services.worker.engine.client import ProcessEngine
 
 
@@ -20,7 +20,7 @@ async def build(context: Context) -> WorkerApp:
         ProcessEngine(engine_settings(settings, identity.instance_id)),
         context.metrics,
         context.recorder,
-        WorkerOptions(settings.worker_max_waiting, settings.replay_retention),
+        worker_options(settings),
         beat_now=lambda: context.beat_now(),
         fail=lambda reason: context.fail(reason),
     )

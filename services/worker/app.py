@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from services.common.bus import Bus, Message, Subscription
@@ -17,6 +16,7 @@ from services.common.messages.events import Heartbeat, KvSnapshotRequest, Worker
 from services.common.messages.request import GenerateRequest, SubmitReply
 from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder, Metrics
+from services.worker.config import WorkerOptions
 from services.worker.control.kv_log import KvLog
 from services.worker.control.load import LoadTracker
 from services.worker.control.peers import GatewayWatch
@@ -31,12 +31,6 @@ log = logging.getLogger(__name__)
 
 HOLDINGS_DELAY_S = 0.005  # requests accepted within it are told in one message
 DRAIN_SHARE = 0.5  # of the drain's time in which requests may finish; the rest hands over what is left
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    max_waiting: int = 64  # sequences accepted beyond the batch
-    replay_retention_s: float = 30.0
 
 
 class WorkerApp:

@@ -113,6 +113,7 @@ class FakeEngine:
     def cancel(self, handles: list[int]) -> None:
         for handle in handles:
             self._streams.pop(handle, None)
+        self._has_work.set()  # the next step tells what is free again
 
     async def stop(self) -> None:
         self.halt()
@@ -132,9 +133,9 @@ class FakeEngine:
     async def _run(self) -> None:
         assert self._on_output is not None
         while True:
-            while not self._streams:
-                self._has_work.clear()
+            if not self._streams:
                 await self._has_work.wait()
+            self._has_work.clear()
             await asyncio.sleep(self.step_s)
             await self._on_output(self._step())
 

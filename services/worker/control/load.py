@@ -29,7 +29,7 @@ class LoadTracker:
             waiting=live - running,
             max_running=info.max_running,
             waiting_prefill_tokens=prefill_tokens,
-            free_blocks=self.free_blocks if live else info.num_blocks,
+            free_blocks=self.free_blocks,
             total_blocks=info.num_blocks,
             block_size=info.block_size,
             max_request_tokens=info.max_request_tokens,

@@ -16,6 +16,7 @@ from services.common.messages import frames
 from services.worker.cache import PrefixCache
 from services.worker.runner.plan import PrefillChunk, SlotStart, StepPlan, StepResult
 from services.worker.scheduler.admission import Limits, has_room, is_worth_waiting
+from services.worker.scheduler.batch import Batch
 from services.worker.scheduler.sequence import Sequence, State, StepOutcome
 from services.worker.scheduler.waiting import WaitingQueue
 
@@ -34,13 +35,9 @@ class Scheduler:
 
     def __init__(self, limits: Limits, cache: PrefixCache) -> None:
         # With more slots than tokens in a step, decode rows would leave no room for a prompt, or not all fit.
-        self._num_slots = min(limits.max_running, limits.max_step_tokens)
+        self._batch = Batch(min(limits.max_running, limits.max_step_tokens), cache)
         self.limits, self.cache = limits, cache
         self._waiting = WaitingQueue()
-        self._prefilling: list[Sequence] = []
-        self._decoding: list[Sequence] = []
-        self._leaving: list[Sequence] = []  # have left the batch and still hold blocks
-        self._free_slots = list(range(self._num_slots - 1, -1, -1))
         self._computing: dict[bytes, Sequence] = {}  # names of blocks that a prefill will publish
         self._in_flight: deque[_Step] = deque()
         self._news = StepOutcome()
@@ -52,7 +49,7 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        return len(self._prefilling) + len(self._decoding)
+        return len(self._batch)
 
     @property
     def num_waiting(self) -> int:
@@ -64,7 +61,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._prefilling or self._decoding or self._waiting or self._in_flight)
+        return bool(self._batch or self._waiting or self._in_flight)
 
     # ---- commands
 
@@ -87,7 +84,7 @@ class Scheduler:
             self._can_admit = True
         elif sequence.state is not State.FINISHED:
             self._leave(sequence, State.FINISHED)
-            self._sweep()
+            self._batch.sweep()
             self._release_left()
 
     # ---- planning
@@ -99,7 +96,7 @@ class Scheduler:
         plan, step = StepPlan(self._next_step), _Step(self._next_step, [], [])
         self._plan_decodes(plan, step)
         budget = self.limits.max_step_tokens - len(plan.decode_slots)
-        for sequence in self._prefilling:
+        for sequence in self._batch.prefilling:
             if budget <= 0:
                 break
             budget -= self._plan_chunk(sequence, budget, plan, step)
@@ -113,16 +110,18 @@ class Scheduler:
         return plan
 
     def _plan_decodes(self, plan: StepPlan, step: _Step) -> None:
-        needing = [s for s in self._decoding if s.num_planned == s.capacity]
+        needing = [s for s in self._batch.decoding if s.num_planned == s.capacity]
         stalled: set[int] = set()
         if len(needing) > self.cache.pool.num_free:
             needing, stalled = self._make_room(needing)
         for sequence in needing:
             blocks = self.cache.pool.allocate(1)
             plan.set_blocks(sequence.slot, len(sequence.blocks), blocks)
-            self._extend(sequence, blocks)
+            self._batch.add_blocks(sequence, blocks)
         number = plan.step
-        step.sampled = [s for s in self._decoding if s.slot not in stalled] if stalled else self._decoding[:]
+        step.sampled = (
+            [s for s in self._batch.decoding if s.slot not in stalled] if stalled else self._batch.decoding[:]
+        )
         plan.decode_slots = [s.slot for s in step.sampled]
         for sequence in step.sampled:
             sequence.num_planned += 1
@@ -136,12 +135,11 @@ class Scheduler:
         pool = self.cache.pool
         needing = sorted(needing, key=lambda s: s.order)
         while self.num_running > 1:
-            on_the_way = sum(pool.references(block) == 1 for s in self._leaving for block in s.blocks)
-            if len(needing) <= pool.num_free + on_the_way:
+            if len(needing) <= pool.num_free + self._batch.num_blocks_leaving():
                 break
-            victim = max(self._prefilling + self._decoding, key=lambda s: s.order)
+            victim = max(self._batch.running, key=lambda s: s.order)
             self._leave(victim, State.PREEMPTED)
-            self._sweep()
+            self._batch.sweep()
             self._release_left()
             self._news.preempted.append(victim)
             if victim in needing:
@@ -172,17 +170,16 @@ class Scheduler:
                 self._leave(sequence, State.ENDING)
                 has_moved = True
             elif sequence.state is prefill:
-                sequence.state = State.DECODE
-                self._decoding.append(sequence)
+                self._batch.start_decoding(sequence)
                 has_moved = True
         if has_moved:
-            self._sweep()
+            self._batch.sweep()
 
     # ---- admission
 
     def _admit(self, budget: int, plan: StepPlan) -> Sequence | None:
         """Gives the first in line a slot and blocks for all its ids, if they are there."""
-        while self._can_admit and self._free_slots and (head := self._waiting.head()) is not None:
+        while self._can_admit and self._batch.has_slot and (head := self._waiting.head()) is not None:
             head.chain.extend(head.ids, len(head.ids))
             names = head.chain.names[: self.cache.num_matchable(len(head.ids))]
             found = self.cache.match(names)
@@ -191,7 +188,7 @@ class Scheduler:
                 continue
             if not self.limits.can_chunk and len(head.ids) - len(found) * self.cache.block_size > budget:
                 return None
-            if not has_room(head, found, self._prefilling + self._decoding, self.cache, self.limits):
+            if not has_room(head, found, self._batch.running, self.cache, self.limits):
                 self._can_admit = False
                 return None
             self._start(self._waiting.pop(), found, plan)
@@ -202,15 +199,14 @@ class Scheduler:
         pool, size = self.cache.pool, self.cache.block_size
         sequence.num_shared = sum(pool.references(block) > 0 for block in found)
         pool.retain(found)
-        sequence.state = State.PREFILL
-        sequence.slot = self._free_slots.pop()
+        self._batch.enter(sequence)
         sequence.target = len(sequence.ids)
         sequence.num_planned = len(found) * size
         sequence.num_published = len(found)
         if sequence.cached_tokens < 0:
             sequence.cached_tokens = min(sequence.num_planned, sequence.num_prompt)
-        self._extend(sequence, found)
-        self._extend(sequence, pool.allocate(self.cache.blocks_for(sequence.target) - len(found)))
+        self._batch.add_blocks(sequence, found)
+        self._batch.add_blocks(sequence, pool.allocate(self.cache.blocks_for(sequence.target) - len(found)))
         for name in sequence.chain.names[len(found) :]:
             self._computing.setdefault(name, sequence)
         prompt = sequence.ids[: sequence.num_prompt] if sequence.sampling.has_penalties else []
@@ -221,12 +217,7 @@ class Scheduler:
             )
         )
         plan.set_blocks(sequence.slot, 0, sequence.blocks)
-        self._prefilling.append(sequence)
         self._news.admitted.append(sequence)
-
-    def _extend(self, sequence: Sequence, blocks: list[int]) -> None:
-        sequence.blocks += blocks
-        sequence.capacity += len(blocks) * self.cache.block_size
 
     # ---- results
 
@@ -239,8 +230,8 @@ class Scheduler:
         outcome, self._news = self._news, StepOutcome()
         self._append_ids(step.sampled, result.token_ids.tolist(), outcome)
         if outcome.finish:
-            self._sweep()
-        if self._leaving:
+            self._batch.sweep()
+        if self._batch.leaving:
             self._release_left()
         return outcome
 
@@ -288,31 +279,19 @@ class Scheduler:
     # ---- leaving
 
     def _leave(self, sequence: Sequence, state: State) -> None:
-        """Takes a sequence out of the batch. A _sweep() and a _release_left() must follow."""
-        was, sequence.state = sequence.state, state
-        if was in (State.PREFILL, State.DECODE):
-            self._leaving.append(sequence)
-        if was is State.PREFILL and state is not State.ENDING:
+        """Takes a sequence out of the batch. A sweep() and a _release_left() must follow."""
+        was_prefilling = sequence.state is State.PREFILL
+        self._batch.leave(sequence, state)
+        if was_prefilling and state is not State.ENDING:
             for name in sequence.chain.names:
                 if self._computing.get(name) is sequence:
                     del self._computing[name]
             self._waiting.unhold()
 
-    def _sweep(self) -> None:
-        self._prefilling = [s for s in self._prefilling if s.state is State.PREFILL]
-        self._decoding = [s for s in self._decoding if s.state is State.DECODE]
-
     def _release_left(self) -> None:
-        """Frees what no step under way names any more."""
-        done = [s for s in self._leaving if s.last_step <= self._last_collected]
-        if not done:
-            return
-        self._leaving = [s for s in self._leaving if s.last_step > self._last_collected]
-        self._can_admit = True
-        for sequence in done:
-            self.cache.pool.release(sequence.blocks)
-            self._free_slots.append(sequence.slot)
-            sequence.blocks, sequence.capacity, sequence.slot = [], 0, -1
+        """Frees what no step under way names any more; who was preempted waits again."""
+        for sequence in self._batch.release(self._last_collected):
+            self._can_admit = True
             if sequence.state is State.PREEMPTED:
                 self._waiting.push(sequence)
 
@@ -320,16 +299,8 @@ class Scheduler:
 
     def check(self) -> None:
         """Asserts what must hold between any two calls."""
-        running = self._prefilling + self._decoding
-        holders = running + self._leaving
-        self.cache.check([s.blocks for s in holders])
+        self._batch.check(self._last_collected)
         self._waiting.check()
-        slots = sorted([s.slot for s in holders] + self._free_slots)
-        assert slots == list(range(self._num_slots)), "a slot is lost or doubled"
-        assert all(s.state is State.PREFILL and s.num_planned < s.target for s in self._prefilling)
-        assert all(s.state is State.DECODE and s.num_planned >= s.target for s in self._decoding)
-        assert all(not s.is_running and s.last_step > self._last_collected for s in self._leaving)
-        assert all(s.num_planned <= s.capacity == len(s.blocks) * self.cache.block_size for s in holders)
         assert all(owner.blocks for owner in self._computing.values())
         assert all(not s.blocks and s.slot == -1 for s in self._waiting.sequences())
         assert not self._waiting.num_held or self._computing, "sequences wait for a prefix nobody computes"
