@@ -1,4 +1,4 @@
-"""CUDA graphs of whole decode steps, one pair per batch size bucket.
+"""CUDA graphs of whole steps, by size: decode steps by rows, and steps of one chunk by tokens.
 
 A step's first graph runs from the last tokens to the final hidden states, its second from there to the drawn tokens.
 The second exists once per kind of sampling; steps whose sampling is of no captured kind run it eagerly.
@@ -24,6 +24,11 @@ Captured = TypeVar("Captured")
 SAMPLING_KINDS = (0, Feature.TEMPERATURE, Feature.TEMPERATURE | Feature.TOP)
 
 
+# A lone chunk of a prompt of up to so many tokens is replayed: launching its kernels one by one takes longer than they
+# do. Padding wastes up to one step of this list; 512 tokens keep the device busy longer than launching takes.
+CHUNK_SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+
+
 def bucket_sizes(
     max_batch_size: int, split_batch_size: int, grow_step_size: int, max_slots: int
 ) -> list[int]:
@@ -40,7 +45,7 @@ class _Step:
     samples: dict[int, tuple[torch.cuda.CUDAGraph, SampleOutput]]
 
 
-class DecodeGraphs:
+class StepGraphs:
     """The graphs and their static results. All share one memory pool, so only one step's may be in use at a time."""
 
     def __init__(
@@ -52,7 +57,7 @@ class DecodeGraphs:
     ) -> None:
         """Captures largest first, so that smaller graphs fit into memory that larger ones freed.
 
-        forward(size) enqueues a step up to the hidden states; finish(size, hidden, kind) draws from them;
+        forward(size) enqueues a step up to the hidden states of the rows that sample; finish(size, hidden, kind) draws from them;
         before(size) puts the inputs of a step of padding rows in place. Each is run once outside the capture:
         kernels are compiled and loaded there.
         """
@@ -76,13 +81,13 @@ class DecodeGraphs:
             gc.enable()
         torch.cuda.current_stream().wait_stream(stream)
 
-    def bucket(self, rows: int) -> int | None:
-        """The smallest captured size that holds `rows`, or None if there is none."""
-        place = bisect.bisect_left(self._sizes, rows)
+    def bucket(self, count: int) -> int | None:
+        """The smallest captured size that holds `count` rows or tokens, or None if there is none."""
+        place = bisect.bisect_left(self._sizes, count)
         return self._sizes[place] if place < len(self._sizes) else None
 
     def forward(self, size: int) -> Tensor:
-        """Replays up to the hidden states [size, H], which the next replay overwrites."""
+        """Replays up to the hidden states, which the next replay overwrites."""
         step = self._steps[size]
         step.forward.replay()
         return step.hidden

@@ -50,6 +50,20 @@ def decode_lengths(size: int, writes: int) -> tuple[int, ...]:
     )
 
 
+def chunk_lengths(size: int, writes: int) -> tuple[int, ...]:
+    """The lengths of FIELDS in a step of one chunk of `size` tokens, padding included."""
+    return tuple(
+        size
+        if name in _TOKEN_FIELDS
+        else writes
+        if name in _TABLE_FIELDS
+        else 2
+        if name == "query_start"
+        else 1
+        for name in FIELDS
+    )
+
+
 def writes_room(writes: int) -> int:
     """The next power of two: few layouts, though the number of writes changes every step."""
     return 1 << (writes - 1).bit_length() if writes else 0
@@ -116,6 +130,20 @@ def mixed_values(plan: StepPlan, rows: Rows, parameters: SlotParameters, writes:
         *(values[sampled_slots] for values in parameters.numbers.values()),
         *writes,
     ]
+
+
+def chunk_values(values: list[Array], size: int) -> list[Array]:
+    """The `mixed_values` of one chunk with its tokens padded to `size`: padding is stored nowhere."""
+    ids, positions, slot_mapping, *rest = values
+    return [_pad(ids, size, 0), _pad(positions, size, 0), _pad(slot_mapping, size, -1), *rest]
+
+
+def empty_chunk(size: int, parameters: SlotParameters) -> list[Array]:
+    """The numbers of a step of one chunk without tokens, padded to `size`, in the padding rows' slot."""
+    scratch = np.full(1, parameters.max_slots, np.int64)
+    numbers = [values[scratch] for values in parameters.numbers.values()]
+    rows = [_ZERO, _ZERO, scratch, np.zeros(2, np.int64), _ZERO, scratch, *numbers]
+    return chunk_values([_NONE, _NONE, _NONE, *rows, _NONE, _NONE], size)
 
 
 def _pad(values: Array, size: int, fill: int) -> Array:

@@ -19,7 +19,7 @@ from services.worker.models.llama import LlamaForCausalLM
 from services.worker.models.register import load_config, model_class
 from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
-from services.worker.runner.graphs import bucket_sizes
+from services.worker.runner.graphs import CHUNK_SIZES, bucket_sizes
 from services.worker.runner.interface import RunnerInfo
 from services.worker.runner.memory import PoolLimits, cpu_blocks, cuda_blocks
 from services.worker.runner.model_runner import ModelRunner
@@ -102,7 +102,8 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
             config.max_slots,
         )
         if sizes:
-            runner.capture_graphs(sizes)
+            longest = min(config.max_step_tokens, loaded.max_model_len)
+        runner.capture_graphs(sizes, [size for size in CHUNK_SIZES if size <= longest])
     return runner, RunnerInfo(
         num_blocks=blocks,
         block_size=config.block_size,

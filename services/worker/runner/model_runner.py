@@ -12,15 +12,18 @@ from kernels.attention import AttentionMeta, Workspace
 from kernels.sampling import SampleOutput, sample
 from services.worker.layers.attention import KVPool, StepMeta
 from services.worker.models.llama import LlamaForCausalLM
-from services.worker.runner.graphs import DecodeGraphs
+from services.worker.runner.graphs import StepGraphs
 from services.worker.runner.handle import DeviceHandle
 from services.worker.runner.inputs import (
     FIELDS,
     STEADY,
     DecodeBatch,
+    chunk_lengths,
+    chunk_values,
     decode_batch,
     decode_lengths,
     decode_values,
+    empty_chunk,
     mixed_values,
     staging_bytes,
     table_writes,
@@ -31,6 +34,9 @@ from services.worker.runner.slots import Array, SlotTable
 from services.worker.runner.staging import Staging, upload
 from services.worker.sampling.parameters import SlotParameters
 from services.worker.sampling.sampler import Sampler, row_tensors
+
+# Chunks further into their sequence are not replayed: which kernel variant is best then depends on the length.
+MAX_REPLAYED_CONTEXT = 2047
 
 
 class ModelRunner:
@@ -64,7 +70,8 @@ class ModelRunner:
         host_tables = torch.from_numpy(self._table.tables)
         self._tables = host_tables if self.device.type == "cpu" else host_tables.to(self.device)
         self._decode_starts = torch.arange(max_slots + 1, dtype=torch.int32, device=self.device)
-        self._graphs: DecodeGraphs | None = None
+        self._graphs: StepGraphs | None = None
+        self._chunk_graphs: StepGraphs | None = None
         self._batch: DecodeBatch | None = None
         self._num_batches = 0
         self._in_flight: deque[DeviceHandle] = deque()
@@ -93,27 +100,42 @@ class ModelRunner:
         return handle
 
     @torch.inference_mode()
-    def capture_graphs(self, sizes: list[int]) -> None:
-        """Captures decode steps of these sizes; afterwards steps of decodes alone are replayed, padded to one."""
+    def capture_graphs(self, sizes: list[int], chunk_sizes: list[int]) -> None:
+        """Captures decode steps of `sizes` rows and steps of one chunk of `chunk_sizes` tokens.
 
-        def padding_only(size: int) -> None:
+        Afterwards steps of decodes alone, and of one chunk alone, are replayed, padded to one of these.
+        """
+
+        def decode_inputs(size: int) -> None:
             batch = decode_batch(-1, [], size, self._parameters)
             none = batch.slots
             values = decode_values(batch, none, none, none, table_writes(none, [], 0))
             self._staging.pack(values, decode_lengths(size, 0))
 
-        def finish(size: int, hidden: Tensor, features: int) -> SampleOutput:
-            views = self._staging.views(decode_lengths(size, 0))
-            output = sample(self.model.logits(hidden), row_tensors(views, features), views["token_index"])
-            self._last_token.index_copy_(0, views["slots"], output.ids)
-            return output
-
-        def forward(size: int) -> Tensor:
+        def decode(size: int) -> Tensor:
             return self._forward_decodes(
                 self._staging.views(decode_lengths(size, 0)), size, self._max_model_len
             )
 
-        self._graphs = DecodeGraphs(sizes, forward, finish, padding_only)
+        def draw(views: dict[str, Tensor], slots: str, hidden: Tensor, features: int) -> SampleOutput:
+            output = sample(self.model.logits(hidden), row_tensors(views, features), views["token_index"])
+            self._last_token.index_copy_(0, views[slots], output.ids)
+            return output
+
+        def draw_decodes(size: int, hidden: Tensor, features: int) -> SampleOutput:
+            return draw(self._staging.views(decode_lengths(size, 0)), "slots", hidden, features)
+
+        def chunk_inputs(size: int) -> None:
+            self._staging.pack(empty_chunk(size, self._parameters), chunk_lengths(size, 0))
+
+        def chunk(size: int) -> Tensor:
+            return self._forward_chunk(self._staging.views(chunk_lengths(size, 0)), size)
+
+        def draw_chunk(size: int, hidden: Tensor, features: int) -> SampleOutput:
+            return draw(self._staging.views(chunk_lengths(size, 0)), "sampled_slots", hidden, features)
+
+        self._graphs = StepGraphs(sizes, decode, draw_decodes, decode_inputs)
+        self._chunk_graphs = StepGraphs(chunk_sizes, chunk, draw_chunk, chunk_inputs)
 
     def _run_decodes(self, plan_slots: list[int], writes: list[Array]) -> tuple[Array, SampleOutput | None]:
         batch = self._decode_batch(plan_slots)
@@ -139,6 +161,9 @@ class ModelRunner:
     def _run_mixed(self, plan: StepPlan, writes: list[Array]) -> tuple[Array, SampleOutput | None]:
         rows = self._table.place_mixed(plan.decode_slots, plan.prefills)
         values = mixed_values(plan, rows, self._parameters, writes)
+        graphs, size = self._captured_chunk(plan)
+        if graphs is not None:
+            return self._run_chunk(graphs, size, rows.slots, values)
         views = self._staging.pack(values, tuple(value.size for value in values))
         self._write_tables(views)
         num_decodes = len(plan.decode_slots)
@@ -162,6 +187,41 @@ class ModelRunner:
             hidden = hidden.index_select(0, views["last_token_rows"])
         features = self._parameters.take_features(slots)
         return slots, self._sample(hidden, views, views["sampled_slots"], slots, features)
+
+    def _captured_chunk(self, plan: StepPlan) -> tuple[StepGraphs | None, int]:
+        """The graphs and the size for a step that is one chunk and samples, if it is among them."""
+        graphs, chunk = self._chunk_graphs, plan.prefills[0]
+        if graphs is None or len(plan.prefills) > 1 or plan.decode_slots or not chunk.samples:
+            return None, 0
+        if chunk.start + len(chunk.token_ids) > MAX_REPLAYED_CONTEXT:
+            return None, 0
+        size = graphs.bucket(len(chunk.token_ids))
+        return (None, 0) if size is None else (graphs, size)
+
+    def _run_chunk(
+        self, graphs: StepGraphs, size: int, slots: Array, values: list[Array]
+    ) -> tuple[Array, SampleOutput | None]:
+        views = self._staging.pack(chunk_values(values, size), chunk_lengths(size, values[-1].size))
+        self._write_tables(views)
+        features = self._parameters.take_features(slots)
+        hidden = graphs.forward(size)
+        output = graphs.finish(size, features)
+        if output is None:
+            return slots, self._sample(hidden, views, views["sampled_slots"], slots, features)
+        return slots, SampleOutput(output.ids)
+
+    def _forward_chunk(self, views: dict[str, Tensor], size: int) -> Tensor:
+        """One chunk of up to `size` tokens, to the hidden state [1, H] of its last."""
+        meta = AttentionMeta(
+            block_tables=self._tables.index_select(0, views["slots"]),
+            seq_lens=views["seq_lens"],
+            query_start=views["query_start"],
+            num_decodes=0,
+            max_query_len=size,
+            max_seq_len=min(self._max_model_len, MAX_REPLAYED_CONTEXT),
+            workspace=self._workspace,
+        )
+        return self._forward(views["ids"], views, meta).index_select(0, views["last_token_rows"])
 
     def _forward_decodes(self, views: dict[str, Tensor], size: int, max_seq_len: int) -> Tensor:
         meta = AttentionMeta(
@@ -196,7 +256,7 @@ class ModelRunner:
             batch = self._batch = decode_batch(self._num_batches, [*plan_slots], size, self._parameters)
         return batch
 
-    def _captured(self, rows: int) -> DecodeGraphs | None:
+    def _captured(self, rows: int) -> StepGraphs | None:
         """The graphs, if a step of this many decode rows is among them."""
         graphs = self._graphs
         return graphs if graphs is not None and graphs.bucket(rows) is not None else None

@@ -5,7 +5,7 @@ import torch
 
 from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
-from services.worker.runner.graphs import SAMPLING_KINDS, DecodeGraphs, bucket_sizes
+from services.worker.runner.graphs import SAMPLING_KINDS, StepGraphs, bucket_sizes
 from services.worker.runner.interface import Runner
 from services.worker.runner.load import load_model, new_runner
 from services.worker.runner.plan import SlotSampling
@@ -15,7 +15,7 @@ from tests.fakes.tiny_model import make_model
 from tests.unit.worker.runner.test_sampling import EVERYTHING, PLAIN, others
 
 
-class RunsInsteadOfReplaying(DecodeGraphs):
+class RunsInsteadOfReplaying(StepGraphs):
     """Captures nothing; replays by calling. Buckets are those of the sizes given."""
 
     def __init__(self, sizes, forward, finish, before):
@@ -38,13 +38,13 @@ class RunsInsteadOfReplaying(DecodeGraphs):
 @pytest.fixture(scope="module")
 def padded(tmp_path_factory, monkeypatch_module) -> tuple[Runner, Runner]:
     """A runner whose decode steps go through graphs of sizes 3, 8 and 16, and one without, on the same model."""
-    monkeypatch_module.setattr("services.worker.runner.model_runner.DecodeGraphs", RunsInsteadOfReplaying)
+    monkeypatch_module.setattr("services.worker.runner.model_runner.StepGraphs", RunsInsteadOfReplaying)
     model_dir = make_model(tmp_path_factory.mktemp("model"), "qwen3")
     config = RunnerConfig(str(model_dir), device="cpu", max_slots=20, max_model_len=512, cpu_threads=1)
     loaded = load_model(config, TensorParallel(), torch.device("cpu"))
     with torch.inference_mode():
         runners = [new_runner(config, loaded, 257) for _ in range(2)]
-    runners[0].capture_graphs([3, 8, 16])
+    runners[0].capture_graphs([3, 8, 16], [4, 8])
     info = type("Info", (), {"block_size": 16})
     return tuple(RootRunner(runner, info, None) for runner in runners)
 
@@ -83,3 +83,13 @@ def test_sizes_are_dense_up_to_the_split_and_stepped_above():
     assert bucket_sizes(256, 32, 16, 10) == [*range(1, 11)]
     assert bucket_sizes(50, 32, 16, 256) == [*range(1, 33), 48, 50]
     assert bucket_sizes(0, 32, 16, 256) == []
+
+
+def test_a_lone_chunk_is_replayed_padded_and_its_tokens_are_those_of_an_exact_step(padded):
+    replayed = padded[0]._local._chunk_graphs.replayed
+    for length, sizes in ((1, [4]), (4, [4]), (6, [8]), (8, [8]), (11, [])):
+        replayed.clear()
+        job = Job(list(range(1, length + 1)), 6, SlotSampling(temperature=1, seed=length))
+        graphs, eager = (NaiveEngine(runner, chunk_size=16).generate([job]) for runner in padded)
+        assert replayed == sizes
+        assert graphs == eager
