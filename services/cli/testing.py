@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     env.setdefault("OMP_NUM_THREADS", "2")
     tally, screen = Tally(), Screen()
     if is_compose:
-        words = ["tests/compose", "--timeout", "1200", *words]
+        words = ["tests/compose", "--timeout", "2400", *words]
     elif soak:
         env["SHOAL_SOAK_SECONDS"] = str(seconds(soak))
         words = ["-m", "soak", "-s", "--timeout", "0", *(words or ["tests/faults"])]

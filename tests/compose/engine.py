@@ -64,7 +64,7 @@ class Stack:
     project: str
     env: Mapping[str, str]
 
-    def compose(self, *words: str, timeout_s: float = 900.0) -> str:
+    def compose(self, *words: str, timeout_s: float = 1800.0) -> str:
         done = subprocess.run(
             [*self.engine.compose, "-p", self.project, *words],
             cwd=REPO,
@@ -78,6 +78,19 @@ class Stack:
             f"compose {' '.join(words)}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         )
         return done.stdout
+
+    def scale(self, **counts: int) -> None:
+        """As many containers of each service. podman-compose takes one --scale a call, and leaves others as they are."""
+        words = [("--scale", f"{service}={count}") for service, count in counts.items()]
+        if self.engine.command == "podman":
+            for pair in words:
+                self.compose("up", "-d", *pair)
+        else:
+            self.compose("up", "-d", *(word for pair in words for word in pair))
+
+    def down(self) -> None:
+        """Ends and removes all of it, scaled copies too."""
+        self.compose("down", "-v", "--remove-orphans", "-t", "20")
 
     def containers(self, service: str = "", *, running: bool = True) -> list[str]:
         words = [

@@ -52,7 +52,7 @@ def stack(model_dir: Path) -> Iterator[Stack]:
     try:
         yield stack
     finally:
-        stack.compose("down", "-v", "-t", "5")
+        stack.down()
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_chat_streams_through_the_containers(up: Stack):
 
 def test_workers_and_gateways_scale_and_a_killed_worker_is_no_loss(up: Stack):
     before = chat(up.address(up.containers("gateway")[0]), "Count to five.")
-    up.compose("up", "-d", "--scale", "worker=2", "--scale", "gateway=2")
+    up.scale(worker=2, gateway=2)
     workers, gateways = up.containers("worker"), up.containers("gateway")
     assert (len(workers), len(gateways)) == (2, 2)
     up.wait_healthy([*workers, *gateways])
@@ -144,6 +144,6 @@ def test_workers_and_gateways_scale_and_a_killed_worker_is_no_loss(up: Stack):
 
 
 def test_down_leaves_nothing(up: Stack):
-    up.compose("down", "-v", "-t", "20")
+    up.down()
     assert up.containers(running=False) == []
     assert up.project not in up.engine.run("network", "ls", "--format", "{{.Name}}")
