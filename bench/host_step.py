@@ -17,8 +17,12 @@ import torch
 from torch import Tensor
 
 from services.worker.layers.attention import KVPool
+from services.worker.layers.rope import RopeConfig
+from services.worker.runner.dynamic_rope import RopeRows
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
+
+ROPE = RopeConfig(type="default", theta=10000.0, dim=8, max_position=4096)
 
 
 class NoModel:
@@ -43,7 +47,7 @@ def measure(rows: int, steps: int, sampling: SlotSampling) -> float:
     runner = ModelRunner(
         NoModel(rows),
         kv,
-        torch.zeros(4096, 8),
+        RopeRows(ROPE, 4096, 8192, rows, device),
         None,
         max_slots=rows,
         max_model_len=4096,

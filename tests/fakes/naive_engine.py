@@ -77,7 +77,7 @@ class NaiveEngine:
     def _start(self, plan: StepPlan, row: _Running) -> None:
         job = row.job
         prompt, emitted = np.array(job.prompt, np.int32), np.array(job.emitted, np.int32)
-        plan.starts.append(SlotStart(row.slot, job.sampling, prompt, emitted))
+        plan.starts.append(SlotStart(row.slot, job.sampling, prompt, emitted, len(prompt)))
         tokens = len(job.prompt) + job.max_tokens
         count = -(-tokens // self.runner.info.block_size)
         plan.set_blocks(row.slot, 0, list(range(self._next_block, self._next_block + count)))

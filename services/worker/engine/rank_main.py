@@ -48,7 +48,12 @@ def serve(channel: Channel, runner: Runner, config: EngineConfig) -> None:
     engine = Engine(
         Scheduler(scheduler_limits(info, config), cache),
         runner,
-        SequenceFactory(info.block_size, told.eos_ids, share_prefixes=config.share_prefixes),
+        SequenceFactory(
+            info.block_size,
+            told.eos_ids,
+            share_prefixes=config.share_prefixes,
+            max_shared_prompt=info.max_shared_prompt,
+        ),
         channel,
         depth=0 if info.device.startswith("cpu") else 1,
         clock=time.perf_counter,

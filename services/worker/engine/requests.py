@@ -12,7 +12,7 @@ from services.common.errors import ContextLengthExceeded, InvalidValue, Unsuppor
 from services.common.messages.request import ChoiceState, GenerateRequest, SamplingParams
 from services.worker.cache import HashChain
 from services.worker.engine.messages import EngineInfo, Submit
-from services.worker.runner.plan import SlotSampling
+from services.worker.runner.plan import MAX_BAD_WORD_TOKENS, SlotSampling
 from services.worker.scheduler import Sequence
 
 
@@ -52,6 +52,8 @@ def check_request(request: GenerateRequest, info: EngineInfo) -> None:
             raise InvalidValue(f"{param}: token ids are 0 to {info.vocab_size - 1}", param=param)
     if len(sampling.logit_bias_ids) != len(sampling.logit_bias_values):
         raise InvalidValue("logit_bias: as many ids as values", param="logit_bias")
+    if not all(1 <= len(word) <= MAX_BAD_WORD_TOKENS for word in sampling.bad_words):
+        raise InvalidValue(f"bad_words: a word has 1 to {MAX_BAD_WORD_TOKENS} tokens", param="bad_words")
     numbers = (
         sampling.temperature,
         sampling.top_p,
@@ -99,8 +101,17 @@ def slot_sampling(params: SamplingParams, choice: ChoiceState, stop_ids: Iterabl
 class SequenceFactory:
     """Makes a request's sequences, and numbers them by arrival."""
 
-    def __init__(self, block_size: int, eos_ids: Iterable[int], *, share_prefixes: bool) -> None:
+    def __init__(
+        self,
+        block_size: int,
+        eos_ids: Iterable[int],
+        *,
+        share_prefixes: bool,
+        max_shared_prompt: int | None = None,
+    ) -> None:
+        """`max_shared_prompt`: see RunnerInfo."""
         self._block_size, self._eos_ids, self._share_prefixes = block_size, frozenset(eos_ids), share_prefixes
+        self._max_shared_prompt = max_shared_prompt
         self._arrivals = itertools.count()
 
     def make(self, submit: Submit) -> Iterator[Sequence]:
@@ -111,6 +122,8 @@ class SequenceFactory:
             stop_ids |= self._eos_ids
         # Without sharing, a request's own name is part of the salt: only its choices and its own restarts match.
         salt = request.cache_salt if self._share_prefixes else f"{request.cache_salt}\0{request.request_id}"
+        if self._max_shared_prompt is not None and len(request.prompt_ids) > self._max_shared_prompt:
+            salt = f"{salt}\0{len(request.prompt_ids)}"
         root = chain_root(adapter=request.adapter, cache_salt=salt)
         for handle, choice in zip(submit.handles, request.choices, strict=True):
             yield Sequence(

@@ -112,14 +112,16 @@ def table_writes(index: Array, blocks: list[int], spare_index: int) -> list[Arra
     return [_pad(index, room, spare_index), _pad(np.asarray(blocks, np.int32), room, 0)]
 
 
-def mixed_values(plan: StepPlan, rows: Rows, parameters: SlotParameters, writes: list[Array]) -> list[Array]:
-    """The numbers of a step with chunks, in the order of FIELDS."""
+def mixed_values(
+    plan: StepPlan, rows: Rows, rope_rows: Array, parameters: SlotParameters, writes: list[Array]
+) -> list[Array]:
+    """The numbers of a step with chunks, in the order of FIELDS. rope_rows: [T], from RopeRows.place."""
     decodes = np.zeros(len(plan.decode_slots), np.int64)  # filled in on the device
     ends = np.cumsum(rows.query_lens)
     sampled_slots = rows.slots[rows.sampled]
     return [
         np.concatenate([decodes, *(chunk.token_ids for chunk in plan.prefills)]),
-        rows.positions,
+        rope_rows,
         rows.slot_mapping,
         rows.seq_lens,
         parameters.token_index[sampled_slots],

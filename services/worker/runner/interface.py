@@ -27,6 +27,9 @@ class RunnerInfo:
     dtype: str
     device: str
     num_params: int
+    max_shared_prompt: int | None = None
+    """The KV of longer prompts depends on their length (RoPE type "dynamic"): they share blocks only with prompts
+    just as long. None: no such limit."""
 
 
 class StepHandle(Protocol):

@@ -13,12 +13,12 @@ from kernels.attention import make_workspace
 from services.worker.errors import ConfigError
 from services.worker.layers.attention import KVPool, kv_bytes_per_block, local_kv_heads
 from services.worker.layers.build import Build
-from services.worker.layers.rope import rope_table
 from services.worker.models.config import DTYPES, ModelConfig
 from services.worker.models.llama import LlamaForCausalLM
 from services.worker.models.register import load_config, model_class
 from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
+from services.worker.runner.dynamic_rope import RopeRows, has_long_prompts
 from services.worker.runner.graphs import CHUNK_SIZES, bucket_sizes
 from services.worker.runner.interface import RunnerInfo
 from services.worker.runner.memory import PoolLimits, cpu_blocks, cuda_blocks
@@ -101,8 +101,7 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
             config.graph_grow_step_size,
             config.max_slots,
         )
-        if sizes:
-            longest = min(config.max_step_tokens, loaded.max_model_len)
+        longest = min(config.max_step_tokens, loaded.max_model_len)
         runner.capture_graphs(sizes, [size for size in CHUNK_SIZES if size <= longest])
     return runner, RunnerInfo(
         num_blocks=blocks,
@@ -116,6 +115,9 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         num_params=model_config.num_params,
+        max_shared_prompt=model_config.rope.max_position
+        if has_long_prompts(model_config.rope, loaded.max_model_len)
+        else None,
     )
 
 
@@ -150,8 +152,7 @@ def new_runner(config: RunnerConfig, loaded: LoadedModel, num_blocks: int) -> Mo
     return ModelRunner(
         loaded.model,
         kv,
-        # One position more than the longest sequence; see SlotTable.
-        rope_table(model.rope, loaded.max_model_len + 1, device),
+        RopeRows(model.rope, loaded.max_model_len, config.max_step_tokens, config.max_slots, device),
         workspace,
         config.max_slots,
         loaded.max_model_len,

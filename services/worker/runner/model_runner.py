@@ -12,6 +12,7 @@ from kernels.attention import AttentionMeta, Workspace
 from kernels.sampling import SampleOutput, sample
 from services.worker.layers.attention import KVPool, StepMeta
 from services.worker.models.llama import LlamaForCausalLM
+from services.worker.runner.dynamic_rope import RopeRows
 from services.worker.runner.graphs import StepGraphs
 from services.worker.runner.handle import DeviceHandle
 from services.worker.runner.inputs import (
@@ -46,17 +47,17 @@ class ModelRunner:
         self,
         model: LlamaForCausalLM,
         kv: KVPool,
-        cos_sin: Tensor,
+        rope: RopeRows,
         workspace: Workspace | None,
         max_slots: int,
         max_model_len: int,
         max_step_tokens: int,
     ) -> None:
-        self.device = cos_sin.device
+        self.device = rope.cos_sin.device
         self.model = model
         self._max_model_len = max_model_len
         self._kv = kv
-        self._cos_sin = cos_sin
+        self._rope = rope
         self._workspace = workspace
         self._table = SlotTable(max_slots, max_model_len, kv.block_size)
         self._parameters = SlotParameters(max_slots)
@@ -83,6 +84,7 @@ class ModelRunner:
             self._in_flight.popleft().result()
         for start in plan.starts:
             self._table.context[start.slot] = 0
+            self._rope.start(start)
             self._parameters.start(start)
             self._sampler.start(start)
             self._batch = None
@@ -160,7 +162,8 @@ class ModelRunner:
 
     def _run_mixed(self, plan: StepPlan, writes: list[Array]) -> tuple[Array, SampleOutput | None]:
         rows = self._table.place_mixed(plan.decode_slots, plan.prefills)
-        values = mixed_values(plan, rows, self._parameters, writes)
+        rope_rows = self._rope.place(rows.positions, len(plan.decode_slots), plan.prefills)
+        values = mixed_values(plan, rows, rope_rows, self._parameters, writes)
         graphs, size = self._captured_chunk(plan)
         if graphs is not None:
             return self._run_chunk(graphs, size, rows.slots, values)
@@ -236,7 +239,7 @@ class ModelRunner:
         return self._forward(self._last_token.index_select(0, views["slots"]), views, meta)
 
     def _forward(self, ids: Tensor, views: dict[str, Tensor], meta: AttentionMeta) -> Tensor:
-        step = StepMeta(views["slot_mapping"], self._cos_sin, meta)
+        step = StepMeta(views["slot_mapping"], self._rope.cos_sin, meta)
         return self.model.forward(ids, views["positions"], self._kv, step)
 
     def _sample(

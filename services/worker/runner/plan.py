@@ -69,6 +69,8 @@ class SlotStart:
     sampling: SlotSampling
     prompt_ids: Int32Array = field(default_factory=_no_ids)
     output_ids: Int32Array = field(default_factory=_no_ids)
+    prompt_length: int = 0
+    """Tokens in the prompt; matters where it is over RunnerInfo.max_shared_prompt, 0 being short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,10 @@ def encode_plan(plan: StepPlan) -> bytes:
     return msgpack.packb(
         (
             plan.step,
-            [(s.slot, asdict(s.sampling), _pack(s.prompt_ids), _pack(s.output_ids)) for s in plan.starts],
+            [
+                (s.slot, asdict(s.sampling), _pack(s.prompt_ids), _pack(s.output_ids), s.prompt_length)
+                for s in plan.starts
+            ],
             _pack(plan.decode_slots),
             [(c.slot, c.start, _pack(c.token_ids), c.samples) for c in plan.prefills],
             _pack(plan.table_slots),
@@ -158,7 +163,7 @@ def decode_plan(data: bytes) -> StepPlan:
     step, starts, decode_slots, prefills, table_slots, table_columns, table_blocks = fields
     return StepPlan(
         step=step,
-        starts=[SlotStart(s, SlotSampling(**p), _unpack(a), _unpack(b)) for s, p, a, b in starts],
+        starts=[SlotStart(s, SlotSampling(**p), _unpack(a), _unpack(b), n) for s, p, a, b, n in starts],
         decode_slots=_unpack(decode_slots).tolist(),
         prefills=[PrefillChunk(slot, start, _unpack(ids), samples) for slot, start, ids, samples in prefills],
         table_slots=_unpack(table_slots).tolist(),

@@ -213,7 +213,11 @@ class Scheduler:
         outputs = sequence.ids[sequence.num_prompt :]
         plan.starts.append(
             SlotStart(
-                sequence.slot, sequence.sampling, np.array(prompt, np.int32), np.array(outputs, np.int32)
+                sequence.slot,
+                sequence.sampling,
+                np.array(prompt, np.int32),
+                np.array(outputs, np.int32),
+                sequence.num_prompt,
             )
         )
         plan.set_blocks(sequence.slot, 0, sequence.blocks)

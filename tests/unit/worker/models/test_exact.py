@@ -108,6 +108,15 @@ def test_greedy_tokens_equal_transformers(variant, tmp_path):
     assert our_greedy(cpu_config(model_dir), prompts, chunk_size=1 << 20) == expected
 
 
+def test_dynamic_rope_equals_transformers_for_prompts_over_the_trained_length(tmp_path):
+    overrides = VARIANTS["rope-dynamic"][1] | {"max_position_embeddings": 40}
+    model_dir = make_model(tmp_path, "llama", **overrides)
+    prompts = [ids * 8 for ids in ([1, 2, 3, 4, 5, 6, 7], [9, 3, 200, 41, 77, 8], [300, 100, 5])]
+    # A model each: theirs keeps the base of the longest sequence that it has seen.
+    expected = [transformers_greedy(model_dir, [prompt], NEW_TOKENS)[0] for prompt in prompts]
+    assert our_greedy(cpu_config(model_dir), prompts, chunk_size=9) == expected
+
+
 @pytest.mark.parametrize(
     "variant", ["llama-one-kv-head", "qwen2-sliding-upper-layers", "qwen3-biased-wide-heads"]
 )

@@ -18,7 +18,7 @@ def test_a_plan_comes_back_from_its_bytes_unchanged():
     sampling = SlotSampling(temperature=0.5, seed=2**63 + 5, logit_bias={7: -1.5}, bad_words=[[1, 2], [3]])
     plan = StepPlan(
         step=9,
-        starts=[SlotStart(3, sampling, ids(1, 2), ids(4)), SlotStart(4, SlotSampling())],
+        starts=[SlotStart(3, sampling, ids(1, 2), ids(4), 77), SlotStart(4, SlotSampling())],
         decode_slots=[0, 2],
         prefills=[PrefillChunk(3, 16, ids(5, 6, 7), True), PrefillChunk(4, 0, ids(8), False)],
     )
@@ -28,8 +28,8 @@ def test_a_plan_comes_back_from_its_bytes_unchanged():
     copy = decode_plan(encode_plan(plan))
 
     np.testing.assert_equal(
-        [(s.slot, s.sampling, s.prompt_ids, s.output_ids) for s in copy.starts],
-        [(s.slot, s.sampling, s.prompt_ids, s.output_ids) for s in plan.starts],
+        [(s.slot, s.sampling, s.prompt_ids, s.output_ids, s.prompt_length) for s in copy.starts],
+        [(s.slot, s.sampling, s.prompt_ids, s.output_ids, s.prompt_length) for s in plan.starts],
     )
     np.testing.assert_equal(
         [(c.slot, c.start, c.token_ids, c.samples) for c in copy.prefills],
