@@ -48,9 +48,9 @@ def test_a_resume_of_a_choice_that_had_ended_only_ends_again(runner: FakeRunner)
     assert runner.num_launched == 0
 
 
-def test_cancelled_requests_by_the_hundred_leave_no_block_behind(runner: FakeRunner) -> None:
+def test_two_thousand_cancelled_requests_leave_no_block_behind(runner: FakeRunner) -> None:
     engine = LocalEngine(runner, depth=1)
-    for _ in range(10):
+    for _ in range(52):  # 2,028 cancels
         requests = [generate(f"r{i}", [i, 2, 3, 4, 5], max_tokens=40) for i in range(40)]
         cancel_at = {2 + i: [f"r{i}:0"] for i in range(39)}
         engine.run(requests, join_every=1, cancel_at=cancel_at)  # checks that every block is back
