@@ -290,8 +290,9 @@ class WorkerApp:
     async def _publish(self, subject: str, message: Any) -> None:
         try:
             await self._bus.publish(subject, encode(message))
-        except ShoalError as error:
-            log.error("a message on %s was not sent: %s", subject, error.message)
+        except Exception:
+            # A lost message is what every receiver is built for; a step that stops half-way is not.
+            log.exception("a message on %s was not sent", subject)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

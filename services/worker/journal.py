@@ -43,7 +43,7 @@ class Journal:
         for handle in output.preempted:
             if (stream := streams.log_of(handle)) is not None:
                 self._record(stream.request_id, "preempted", stream=stream.stream)
-                log.info("preempted: KV blocks are short", extra={"request_id": stream.request_id})
+                log.debug("preempted: KV blocks are short", extra={"request_id": stream.request_id})
 
     def applied(self, applied: Applied) -> None:
         self.metrics.frames.inc(len(applied.frames))

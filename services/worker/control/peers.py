@@ -25,13 +25,13 @@ class GatewayWatch:
     def on_gateway(self, gateway_id: str, now: float) -> None:
         self._seen_at[gateway_id] = now
 
-    def dead(self, holders: set[str], now: float) -> set[str]:
+    def dead(self, holders: list[str], now: float) -> list[str]:
         """Those of ``holders`` that are dead. A gateway never heard of counts from the first call on."""
         if self._self_seen_at is None or now - self._self_seen_at > self._lease_s:
             self._grant(now)
-            return set()
+            return []
         limit = now - DEAD_AFTER_LEASES * self._lease_s
-        found = {gateway for gateway in holders if self._seen_at.setdefault(gateway, now) < limit}
+        found = [gateway for gateway in holders if self._seen_at.setdefault(gateway, now) < limit]
         for gateway in [g for g, at in self._seen_at.items() if at < limit]:
             del self._seen_at[gateway]
         return found

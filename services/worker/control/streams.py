@@ -67,8 +67,9 @@ class StreamTable:
         return len(self._by_stream)
 
     @property
-    def gateways(self) -> set[str]:
-        return {held.gateway_id for held in self._held.values()}
+    def gateways(self) -> list[str]:
+        """Those that requests are held for, in order of their oldest one."""
+        return list(dict.fromkeys(held.gateway_id for held in self._held.values()))
 
     def log_of(self, handle: int) -> StreamLog | None:
         """A live stream by its handle."""

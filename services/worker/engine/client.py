@@ -159,14 +159,16 @@ class ProcessEngine:
                 message = await _receive(reader)
                 self._heard_at = loop.time()
                 if isinstance(message, StepOutput):
-                    try:
-                        await on_output(message)
-                    except Exception:
-                        log.exception("an output of the engine was not handled")
+                    await on_output(message)
                 elif isinstance(message, Failed):
                     reason = message.reason
         except (asyncio.IncompleteReadError, ConnectionError, DecodeError) as error:
             reason = reason or (error.message if isinstance(error, DecodeError) else "")
+        except Exception as error:
+            # Ids that were not taken in would be missing for ever: better a restart, and resumes elsewhere.
+            log.exception("an output of the engine was not handled")
+            reason = f"an output was not handled: {type(error).__name__}"
+            kill_group(self.pid)
         ended = await self._exit()
         if not self._is_stopping:
             await on_death(reason or f"rank 0 {ended}")

@@ -17,7 +17,7 @@ from services.worker.runner.config import RunnerConfig
 SCRIPT = """
 import os, socket, sys, time
 from services.worker.engine.channel import Channel
-from services.worker.engine.messages import EngineInfo, Failed
+from services.worker.engine.messages import EngineInfo, Failed, StepOutput
 channel = Channel(socket.socket(fileno=int(sys.argv[2])))
 (start,) = channel.poll(60)
 if sys.argv[1] == "die":
@@ -26,7 +26,9 @@ if sys.argv[1] == "refuse":
     channel.send(Failed("half a checkpoint", 2))
     os._exit(2)
 channel.send(EngineInfo(1, 1, 1, 1, 1, []))
-if sys.argv[1] == "hang":
+if sys.argv[1] == "speak":
+    channel.send(StepOutput())
+if sys.argv[1] in ("hang", "speak"):
     time.sleep(600)
 channel.send(Failed("the device broke"))
 os._exit(1)
@@ -42,7 +44,7 @@ async def reason_of_death(made: ProcessEngine) -> str:
     died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def on_output(output: StepOutput) -> None:
-        raise AssertionError("no output was sent")
+        raise LookupError("a handler that fails")
 
     async def on_death(reason: str) -> None:
         died.set_result(reason)
@@ -59,6 +61,10 @@ async def test_an_engine_that_hangs_is_killed_by_the_watchdog() -> None:
 
 async def test_the_reason_that_an_engine_gives_is_passed_on() -> None:
     assert await reason_of_death(engine("fail")) == "the device broke"
+
+
+async def test_an_output_that_cannot_be_taken_in_ends_the_engine() -> None:
+    assert await reason_of_death(engine("speak")) == "an output was not handled: LookupError"
 
 
 @pytest.mark.parametrize(
