@@ -34,24 +34,42 @@ def estimated_peak(sequences: Iterable[tuple[int, int]]) -> int:
     return peak
 
 
-def has_room(
-    sequence: Sequence, found: list[int], running: list[Sequence], cache: PrefixCache, limits: Limits
-) -> bool:
-    """Whether ``sequence`` fits beside ``running``, with ``found`` of its blocks in the cache."""
-    pool, size = cache.pool, cache.block_size
-    num_revived = sum(map(pool.is_evictable, found))
-    num_new = cache.blocks_for(len(sequence.ids)) - len(found)
-    if num_new > pool.num_free - num_revived:
-        return False
-    if not running:
-        return True
-    share = limits.conservativeness
-    held = [(max(s.target, s.num_planned) - s.num_shared * size, _to_come(s, size, share)) for s in running]
-    num_shared = len(found) - num_revived
-    held.append((len(sequence.ids) - num_shared * size, _to_come(sequence, size, share)))
-    # Blocks are given out whole: count half of one on top for each sequence.
-    peak = estimated_peak(held) + len(held) * (size // 2)
-    return peak <= pool.num_usable * size
+class MemoryEstimate:
+    """What the running sequences will hold at their peak; made for one step, and told of whom that step lets in."""
+
+    def __init__(self, running: list[Sequence], cache: PrefixCache, limits: Limits) -> None:
+        self._cache, self._share = cache, limits.conservativeness
+        self._held: list[tuple[int, int]] = []  # (tokens held now, tokens still to come)
+        self._at_most = 0  # if all reached their ends together
+        for sequence in running:
+            self.add(sequence)
+
+    def add(self, sequence: Sequence) -> None:
+        """One more runs. A block that others used before it was admitted counts with them."""
+        now = max(sequence.target, sequence.num_planned) - sequence.num_shared * self._cache.block_size
+        self._add(now, _to_come(sequence, self._cache.block_size, self._share))
+
+    def _add(self, now: int, to_come: int) -> None:
+        # Blocks are given out whole: count half of one on top for each sequence.
+        now += self._cache.block_size // 2
+        self._held.append((now, to_come))
+        self._at_most += now + to_come
+
+    def has_room(self, sequence: Sequence, found: list[int]) -> bool:
+        """Whether a waiting sequence fits too, with ``found`` of its blocks in the cache."""
+        pool, size = self._cache.pool, self._cache.block_size
+        num_revived = sum(map(pool.is_evictable, found))
+        num_new = self._cache.blocks_for(len(sequence.ids)) - len(found)
+        if num_new > pool.num_free - num_revived:
+            return False
+        if not self._held:
+            return True
+        now = len(sequence.ids) - (len(found) - num_revived) * size + size // 2
+        to_come = _to_come(sequence, size, self._share)
+        capacity = pool.num_usable * size
+        if self._at_most + now + to_come <= capacity:
+            return True  # no need to look for the peak
+        return estimated_peak([*self._held, (now, to_come)]) <= capacity
 
 
 def _to_come(sequence: Sequence, block_size: int, share: float) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from services.common.messages import frames
 from services.worker.cache import PrefixCache
 from services.worker.runner.plan import PrefillChunk, SlotStart, StepPlan, StepResult
-from services.worker.scheduler.admission import Limits, has_room, is_worth_waiting
+from services.worker.scheduler.admission import Limits, MemoryEstimate, is_worth_waiting
 from services.worker.scheduler.batch import Batch
 from services.worker.scheduler.sequence import Sequence, State, StepOutcome
 from services.worker.scheduler.waiting import WaitingQueue
@@ -100,8 +100,10 @@ class Scheduler:
             if budget <= 0:
                 break
             budget -= self._plan_chunk(sequence, budget, plan, step)
-        while budget > 0 and (admitted := self._admit(budget, plan)) is not None:
-            budget -= self._plan_chunk(admitted, budget, plan, step)
+        if budget > 0 and self._can_admit and self._waiting:
+            estimate = MemoryEstimate(self._batch.running, self.cache, self.limits)
+            while budget > 0 and (admitted := self._admit(budget, estimate, plan)) is not None:
+                budget -= self._plan_chunk(admitted, budget, plan, step)
         if not step.sampled and not step.chunks:
             return None
         self._settle_states(step)
@@ -177,7 +179,7 @@ class Scheduler:
 
     # ---- admission
 
-    def _admit(self, budget: int, plan: StepPlan) -> Sequence | None:
+    def _admit(self, budget: int, estimate: MemoryEstimate, plan: StepPlan) -> Sequence | None:
         """Gives the first in line a slot and blocks for all its ids, if they are there."""
         while self._can_admit and self._batch.has_slot and (head := self._waiting.head()) is not None:
             head.chain.extend(head.ids, len(head.ids))
@@ -188,10 +190,11 @@ class Scheduler:
                 continue
             if not self.limits.can_chunk and len(head.ids) - len(found) * self.cache.block_size > budget:
                 return None
-            if not has_room(head, found, self._batch.running, self.cache, self.limits):
+            if not estimate.has_room(head, found):
                 self._can_admit = False
                 return None
             self._start(self._waiting.pop(), found, plan)
+            estimate.add(head)
             return head
         return None
 
