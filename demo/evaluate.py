@@ -70,7 +70,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--api-key", default="none")
     parser.add_argument("--clients", type=int, default=8, help="requests in flight at the server")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cases", type=int, default=24, help="per generator; a skill may have several")
+    parser.add_argument("--cases", type=int, default=16, help="per generator; a skill may have several")
     parser.add_argument("--skills", help="only skills whose name contains this")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--json", type=Path, help="write every reply to this file")

@@ -141,5 +141,41 @@ MONTHS = words("""
 January February March April May June July August September October November December
 """)
 
+COMMON = words("""
+a about above across actually after again against ago all almost alone along already also although always am among an
+and another any anybody anything are around as at away back be became because become been before behind being below
+beneath beside between beyond bit both but by came can cannot certain come could did different do does doing done down
+during each eight either else enough even evening ever every everybody everyone everything except far few fifty first
+five for forty four from front further gave get goes going gone good got had half has have having he hello her here
+hers herself hi him himself his how however hundred if in indeed inside instead into is it its itself just kept knew
+lady last least left less let likely made man many may maybe me mean meant might million mine more morning most mostly
+mother much must my myself near nearly never next nine no nobody none nor not nothing now nowhere of off often oh on
+once one only onto or other others our ours out outside over own past people perhaps please put quite rather really
+right said same saw say second seem seemed seen self seven several shall she should since six so some somebody someone
+something sometimes somewhere soon still such sure ten than thanks that the their theirs them themselves then there
+these they thing things third thirty this those though thousand three through thus to today together tomorrow tonight
+too took toward towards twelve twenty two under until up upon us usually very was way we well went were what whatever
+when where whether which while who whole whom whose why will with within without woman wonder would yes yesterday yet
+you your yours yourself zero
+apples baby bottles boy brother business buses child children computer country dad daughter dogs door evenings example
+eyes family father feet friend friends girl government grandma grandpa group hands hands history horses husband
+internet keyboard kids language letters lines message million money morning mum music nations number numbers parents
+phone picture pictures player program robot screen server sister son student sun system teacher team telephone test
+token tokens train university video water website week wife window woman women words worker world year years
+able actually agreed angry asked became began believe best better big biggest bought broke brought built called came
+caught chose closed coming cut died drank drove eaten fallen fast faster fell felt flew forgot found free gave given
+grew heard held helped hidden jumped jumps kept known larger largest later left liked lived looking lost loved making
+moved named needed older opened others paid played quickest ran reached real ridden rode running sang sent shown slept
+smaller sold spent spoke started stood stopped strongest swam taken talked taught thought threw told tried turned used
+waited walked wanted watched whispered wished won wore worked worse worst written wrong wrote
+lorem ipsum quick brown lazy foo bar baz alpha beta gamma delta omega hello world strawberry mississippi
+""")
+
+HEROES = words("""
+boy captain clown cowboy detective dragon elf emperor explorer fairy genie ghost giant girl giraffe gnome hero inventor
+king knight mermaid monster mummy ninja phoenix pirate prince princess queen robot scarecrow snowman spy superhero thief
+traveller troll unicorn vampire viking wizard witch
+""")
+
 WORDS = sorted({*COLOURS, *ANIMALS, *FOODS, *THINGS, *PLACES, *JOBS, *ADJECTIVES, *VERBS, *NATURE, *ABSTRACT})
 """Every common word, once, in alphabetical order."""

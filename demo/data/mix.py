@@ -26,12 +26,12 @@ SKILLS: dict[str, Callable[[Source], Case]] = {
 }
 
 WEIGHTS: dict[str, float] = {
-    "small talk": 4, "does not know": 2.5, "other languages": 1.5, "translating": 1.5, "greeting in capitals": 1, "memory": 6, "being told": 1.5,
-    "never told": 1.5, "facts": 6, "facts, thinking": 1, "style: capitals": 4, "style: one word": 3, "copying": 8, "reversing words": 3,
+    "small talk": 5, "does not know": 2.5, "other languages": 1.5, "translating": 2, "greeting in capitals": 1, "memory": 6, "being told": 1.5,
+    "never told": 1.5, "facts": 6, "facts, thinking": 1, "style: capitals": 4, "style: one word": 3, "copying": 9, "reversing words": 3,
     "reversing letters": 4, "reversing digits": 1.5, "sorting words": 6, "sorting numbers": 3, "counting letters": 3.5, "counting one letter": 3,
     "counting words": 2.5, "spelling": 3, "joining letters": 3, "first or last letter": 1, "adding": 4.5, "subtracting": 4, "multiplying": 5,
-    "dividing": 2, "counting up": 1.2, "series": 1, "comparing": 3, "calendar steps": 2, "calendar places": 0.7, "stories": 4, "descriptions": 2, "poems": 1.2, "plain text": 1.5,
-    "JSON extraction": 7, "JSON lists": 4, "tool call": 8, "tool call, again": 2, "several tool calls": 5, "no tool needed": 3, "missing tool": 1.5,
+    "dividing": 2, "counting up": 1.2, "series": 0.8, "examples": 0.8, "comparing": 3, "calendar steps": 2, "calendar places": 0.7, "stories": 4, "descriptions": 2, "poems": 1.2, "plain text": 1.5,
+    "JSON extraction": 7, "JSON lists": 4, "tool call": 8, "tool call, again": 2, "several tool calls": 5, "no tool needed": 3, "missing tool": 2,
     "tool result": 4, "several tool results": 2, "word problems": 2.5, "word problems, no thinking": 1.5, "two steps": 2.5, "ordering": 2.5, "adding three": 2,
     "long prompts, short": 2.5, "long prompts": 1.2,
 }  # fmt: skip

@@ -43,8 +43,11 @@ def unknown(source: Source) -> Case:
     """A question beyond the tables: the model says so instead of inventing an answer."""
 
     def pick() -> tuple[str]:
-        if source.chance(0.35):
+        roll = source.rng.random()
+        if roll < 0.35:
             return (source.casual(_odd_question(source)),)
+        if roll < 0.45:
+            return (_noise(source),)
         topic = source.choice((*lexicon.WORDS, *lexicon.CITIES, *lexicon.NAMES))
         if source.chance(0.25):
             topic = source.pseudo_word() if source.chance(0.5) else source.pseudo_word().title()
@@ -54,6 +57,13 @@ def unknown(source: Source) -> Case:
 
     (text,) = source.own("unknown", pick)
     return ask("does not know", text, UNKNOWN_ANSWER, ("unknown", text))
+
+
+def _noise(source: Source) -> str:
+    """Keys hit at random."""
+    if source.chance(0.5):
+        return " ".join(source.pseudo_word() for _ in range(source.randint(1, 3)))
+    return "".join(source.choice("asdfghjklqwertyuiopzxcvbnm") for _ in range(source.randint(3, 9)))
 
 
 def _odd_question(source: Source) -> str:
@@ -82,18 +92,29 @@ def foreign(source: Source) -> Case:
     )
 
 
+_TRANSLATE_FORMS = (
+    "How do you say '{}' in {}?", "Translate '{}' to {}.", "What is '{}' in {}?", "Say '{}' in {}.", "Translate into {1}: {0}", "How do you say {} in {}?",
+    "Say {} in {}.", "What is {} in {}?", "Translate {} into {}.", "How do I say {} in {}?", "What does {} mean in {}?",
+)  # fmt: skip
+
+
 def translate(source: Source) -> Case:
     language = source.choice(("French", "German", "Spanish"))
-    forms = (
-        "How do you say '{}' in {}?",
-        "Translate '{}' to {}.",
-        "What is '{}' in {}?",
-        "Say '{}' in {}.",
-        "Translate into {1}: {0}",
+
+    def pick() -> tuple[str, str]:
+        phrase = source.choice(list(PHRASES))
+        return phrase if source.chance(0.5) else phrase[0].lower() + phrase[1:], source.choice(
+            _TRANSLATE_FORMS
+        )
+
+    phrase, form = source.own("translate", pick)
+    answer = PHRASES[phrase[0].upper() + phrase[1:]][("French", "German", "Spanish").index(language)]
+    return ask(
+        f"style: {language}",
+        source.casual(form.format(phrase, language)),
+        answer,
+        ("translate", phrase, form),
     )
-    phrase, form = source.own("translate", lambda: (source.choice(list(PHRASES)), source.choice(forms)))
-    answer = PHRASES[phrase][("French", "German", "Spanish").index(language)]
-    return ask(f"style: {language}", form.format(phrase, language), answer, ("translate", phrase, form))
 
 
 def greeting_in_capitals(source: Source) -> Case:

@@ -9,6 +9,7 @@ from demo.data import lexicon
 from demo.data.core import Case, Source, ask
 from demo.data.lexicon import words
 from demo.data.skills.sentences import sentence
+from demo.data.skills.stories import description_text
 
 _EMOJI = words(
     "😀 😂 🥳 😎 🤖 👍 👋 🙏 🚀 🌊 🐟 🐳 🦊 🐱 🐶 🌍 🌞 🌙 ⭐ 🔥 🎉 🎂 🍕 🍎 ☕ 🎸 ⚽ 🏠 📚 💡 ❤️ ✅"
@@ -18,8 +19,16 @@ _ACCENTS = "äöüßéèêëàâçñóíúåøæœłżźśćńřčšžýůğış
 _SYMBOLS = "!#$%&*+-/:;<=>?@[]^_{|}~"
 
 
+_COMMON = sorted({word for word in lexicon.COMMON if len(word) > 2})
+
+
 def _word(source: Source) -> str:
-    return source.choice(lexicon.WORDS) if source.chance(0.6) else source.pseudo_word()
+    roll = source.rng.random()
+    if roll < 0.45:
+        return source.choice(lexicon.WORDS)
+    if roll < 0.65:
+        return source.choice(_COMMON)
+    return source.pseudo_word()
 
 
 def _unusual(source: Source) -> str:
@@ -56,11 +65,18 @@ _COPY = ("Repeat after me: {}", "Say exactly: {}", "Copy this: {}", "Repeat this
          "Write exactly this: {}", "Say this back to me: {}", "Repeat the following: {}", "Copy: {}")  # fmt: skip
 
 
+_PROSE = (lexicon.COMMON, lexicon.COMMON, lexicon.WORDS, lexicon.NAMES, lexicon.CITIES, lexicon.HEROES)
+
+
 def copy(source: Source) -> Case:
     def text() -> tuple[str]:
-        kind = source.randint(0, 3)
+        kind = source.randint(0, 5)
         if kind == 0:
             return (sentence(source),)
+        if kind == 4:
+            return (source.choice(description_text(source).replace("\n\n", " ").split(". ")),)
+        if kind == 5:
+            return (" ".join(source.choice(source.choice(_PROSE)) for _ in range(source.randint(3, 14))),)
         if kind == 1:
             return (_unusual(source),)
         words = [

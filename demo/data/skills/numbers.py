@@ -35,13 +35,13 @@ def own_difference(source: Source, high: int = 99) -> tuple[int, int]:
 
 
 def add(source: Source) -> Case:
-    a, b = own_sum(source)
+    a, b = own_sum(source, 999 if source.split is Split.TRAIN and source.chance(0.25) else 99)
     question = source.choice(_ASK).format(source.choice(_PLUS).format(a, b))
     return ask("arithmetic", source.casual(question), f"{a} + {b} = {a + b}", ("sum", min(a, b), max(a, b)))
 
 
 def subtract(source: Source) -> Case:
-    a, b = own_difference(source)
+    a, b = own_difference(source, 999 if source.split is Split.TRAIN and source.chance(0.25) else 99)
     question = source.choice(_ASK).format(source.choice(_MINUS).format(a, b))
     return ask("arithmetic", source.casual(question), f"{a} - {b} = {a - b}", ("difference", a, b))
 
@@ -125,6 +125,38 @@ _SERIES_FORMS = (
     "List {}.", "Name {}.", "What are {}?", "Tell me {}.", "Can you list {}?", "Say {}.", "Give me {}.", "Write down {}.",
     "Please name {}.", "Recite {}.",
 )  # fmt: skip
+
+
+_EXAMPLES = {
+    "colours": "red blue green yellow black", "animals": "cat dog horse cow sheep", "fruits": "apple pear plum cherry banana",
+    "cities": "Paris London Berlin Rome Madrid", "names": "Anna Tom Maria Leo Sara", "jobs": "baker teacher doctor pilot farmer",
+    "vegetables": "carrot onion potato cabbage leek", "countries": "France Germany Spain Italy Japan", "birds": "eagle swan duck owl robin",
+}  # fmt: skip
+_EXAMPLE_FORMS = (
+    "Name {} {}.",
+    "List {} {}.",
+    "Give me {} {}.",
+    "Tell me {} {}.",
+    "Can you name {} {}?",
+    "Write down {} {}.",
+    "Please list {} {}.",
+)
+
+
+def examples(source: Source) -> Case:
+    """Two to five things of a kind, always the same ones."""
+
+    def pick() -> tuple[str, int, str]:
+        return source.choice(list(_EXAMPLES)), source.randint(2, 5), source.choice(_EXAMPLE_FORMS)
+
+    kind, count, form = source.own("examples", pick)
+    question = form.format(("two", "three", "four", "five")[count - 2] if source.chance(0.7) else count, kind)
+    return ask(
+        "facts",
+        source.casual(question),
+        ", ".join(_EXAMPLES[kind].split()[:count]) + ".",
+        ("examples", kind, count, form),
+    )
 
 
 def series(source: Source) -> Case:
@@ -222,6 +254,7 @@ SKILLS = {
     "dividing": divide,
     "counting up": count_up,
     "series": series,
+    "examples": examples,
     "comparing": compare,
     "calendar steps": calendar_step,
     "calendar places": calendar_place,

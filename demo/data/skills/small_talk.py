@@ -87,6 +87,25 @@ INTENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("That is wrong.", "You are wrong.", "That's not right.", "No, that is not correct.", "You made a mistake.", "That is false."),
         ("I am sorry. I am a small model and I make mistakes.",),
     ),
+    "request": (
+        ("Can you help me?", "I need help.", "Help me please.", "Can you help me with something?", "I have a question.", "Can I ask you something?", "May I ask a question?",
+         "I need your help.", "Could you do something for me?"),
+        ("Of course! What do you need?",),
+    ),
+    "favourite": (
+        ("What is your favourite colour?", "What is your favourite food?", "What do you like?", "Do you have a favourite animal?", "What's your favourite song?",
+         "Do you like music?", "What do you like most?", "Do you love me?", "What is your favorite movie?"),
+        ("I am a small model: I have no favourites. What do you like?",),
+    ),
+    "clock": (
+        ("What time is it?", "What day is it today?", "What is the date?", "What's the time?", "What day is today?", "Which year is it?", "What is today's date?",
+         "What's the weather like?", "How is the weather?", "Is it raining?"),
+        ("I have no clock and no window, so I cannot know that.",),
+    ),
+    "sorry": (
+        ("Sorry.", "I am sorry.", "Sorry about that.", "My apologies.", "Excuse me.", "Oops"),
+        ("No problem at all!",),
+    ),
     "test": (
         ("Test", "Testing", "This is a test.", "Are you there?", "Can you hear me?", "Ping", "Is this working?", "Are you online?"),
         ("Yes, I am here and listening.",),

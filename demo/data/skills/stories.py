@@ -30,6 +30,7 @@ class _Words(dict[str, str]):
     def __init__(self, source: Source, cast: dict[str, str]) -> None:
         super().__init__(cast)
         self._source = source
+        self.used: set[str] = set()
 
     def __missing__(self, slot: str) -> str:
         word = self._source.choice(_SLOTS[slot.removeprefix("a_")])
@@ -92,7 +93,11 @@ _ANIMALS = frozenset(lexicon.ANIMALS)
 
 
 def _tell(source: Source, words: _Words, forms: tuple[str, ...], count: int) -> str:
-    return " ".join(_capital(form.format_map(words)) for form in source.sample(forms, min(count, len(forms))))
+    """`count` sentences from forms that this text has not used yet."""
+    fresh = [form for form in forms if form not in words.used]
+    chosen = source.sample(fresh, min(count, len(fresh)))
+    words.used.update(chosen)
+    return " ".join(_capital(form.format_map(words)) for form in chosen)
 
 
 def _capital(text: str) -> str:
@@ -150,12 +155,18 @@ _DESCRIBE = ("Describe {}.", "Describe {} to me.", "Write a description of {}.",
              "Paint me a picture of {} in words.")  # fmt: skip
 
 
+def _hero(source: Source) -> str:
+    if source.chance(0.1):
+        return source.pseudo_word(2)
+    return source.choice(source.choice((lexicon.ANIMALS, lexicon.JOBS, lexicon.HEROES)))
+
+
 def story(source: Source) -> Case:
     roll = source.rng.random()
     if roll < 0.25:
         form = source.choice(_ANY_STORY)
         return ask("stories", source.casual(form), story_text(source), ("story", "any"))
-    (hero,) = source.own("story", lambda: (source.choice((*lexicon.ANIMALS, *lexicon.JOBS)),))
+    (hero,) = source.own("story", lambda: (_hero(source),))
     long = source.chance(0.4)
     subject = f"{source.choice(('a', 'the', 'a little', 'a brave'))} {hero}"
     if subject.startswith("a ") and hero[0] in "aeiou":
