@@ -185,7 +185,7 @@ def save_model(network: Network, tokenizer: Tokenizer, directory: Path) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
-    parser.add_argument("--steps", type=int, default=13_500)
+    parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=32, help="rows per step")
     parser.add_argument("--length", type=int, default=4096, help="tokens per row")
