@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from services.common.errors import ShoalError
 from services.common.messages.request import SamplingParams
 from services.gateway.life.client import Client
-from services.gateway.life.request import Spec
+from services.gateway.life.spec import Spec
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from services.common.messages.codec import Ids, message
 from services.common.messages.frames import RUNNING
 from services.common.messages.retention import StreamLog, StreamLogAppend
 from services.gateway.http.generation import Renderer
-from services.gateway.life.request import Restored, RestoredChoice
+from services.gateway.life.spec import Restored, RestoredChoice
 from services.gateway.life.stream import Delta, cut_logprobs
 
 FLUSH_S = 0.2  # what a gateway that is killed has not logged yet is generated again

@@ -9,7 +9,8 @@ from services.common.errors import DeadlineExceeded, ShoalError
 from services.common.messages.frames import RUNNING
 from services.common.messages.request import SamplingParams, StreamParams
 from services.gateway.life.client import Client
-from services.gateway.life.request import RequestState, Spec
+from services.gateway.life.request import RequestState
+from services.gateway.life.spec import Spec
 from services.gateway.life.stream import Delta, Row
 from tests.fakes.runner import expected_ids
 from tests.simulation.language import VOCAB_SIZE, Expected, expected_output

@@ -23,17 +23,9 @@ from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder
 from services.gateway.life.fleet import Fleet
 from services.gateway.life.handle import RequestLife
-from services.gateway.life.request import (
-    Action,
-    Patience,
-    RequestState,
-    Restored,
-    SendCancel,
-    SendReplay,
-    Spec,
-    Submit,
-)
-from services.gateway.life.stream import Row
+from services.gateway.life.request import RequestState
+from services.gateway.life.rows import rows_of
+from services.gateway.life.spec import Action, Patience, Restored, SendCancel, SendReplay, Spec, Submit
 
 log = logging.getLogger(__name__)
 
@@ -223,32 +215,17 @@ class Client:
 
     async def _on_frame(self, message: Message) -> None:
         frame = decode(TextFrame, message.data)
-        check_columns(frame)
         now = self._now()
-        start = 0
-        for i, name in enumerate(frame.streams):
-            end = start + frame.counts[i]
+        for name, row in rows_of(frame):
             request_id, _, choice = name.rpartition(":")
             running = self._running.get(request_id)
-            if running is not None and choice.isdecimal() and int(choice) < len(running.state.streams):
-                row = Row(
-                    frame.attempts[i],
-                    frame.first[i],
-                    frame.ids[start:end],
-                    frame.texts[i],
-                    frame.text_offset[i],
-                    frame.finish[i],
-                    frame.cached_tokens[i],
-                    frame.stop_reasons.get(i),
-                    frame.errors.get(i, ""),
-                    frame.logprobs.get(i),
-                )
-                if running.state.on_row(int(choice), row, frame.worker_id, now):
-                    self.last_token_at = now
-                    running.life.notify()
-                else:
-                    self.counters.stale_rows += 1
-            start = end
+            if running is None or not choice.isdecimal() or int(choice) >= len(running.state.streams):
+                continue
+            if running.state.on_row(int(choice), row, frame.worker_id, now):
+                self.last_token_at = now
+                running.life.notify()
+            else:
+                self.counters.stale_rows += 1
 
     async def _on_holdings(self, message: Message) -> None:
         """Learns who holds what, and has everything freed that nobody here wants any more."""
@@ -332,21 +309,3 @@ class Client:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def check_columns(frame: TextFrame) -> None:
-    """Raises DecodeError where the columns of a frame do not fit each other."""
-    rows = len(frame.streams)
-    columns = (
-        frame.attempts,
-        frame.first,
-        frame.counts,
-        frame.texts,
-        frame.text_offset,
-        frame.finish,
-        frame.cached_tokens,
-    )
-    if any(len(column) != rows for column in columns):
-        raise DecodeError("TextFrame: columns of different lengths")
-    if sum(frame.counts) != len(frame.ids) or any(count < 0 for count in frame.counts):
-        raise DecodeError("TextFrame: counts do not add up to the ids")

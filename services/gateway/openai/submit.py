@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from services.gateway.auth import Caller
 from services.gateway.core import Gateway
 from services.gateway.http.generation import GenerationResponse, Renderer
-from services.gateway.life.request import MAX_SEED, Restored, Spec
+from services.gateway.life.spec import MAX_SEED, Restored, Spec
 from services.gateway.observe import GenerationObserver
 from services.gateway.openai import params
 from services.gateway.openai.origin import Origin
@@ -41,14 +41,51 @@ async def respond(
     renderer: Callable[[Call], Renderer],
 ) -> GenerationResponse:
     """Raises a ShoalError for whatever is not allowed, before anything was submitted."""
-    body, resume = prepared.body, origin.resume
+    resume = origin.resume
     if resume is not None:
         prepared.prompt_ids = resume.prompts
     specs = await _specs(gateway, caller, prepared, origin)
-    options = body.stream_options
-    call = Call(
-        id=f"{prefix}-{origin.request_id}",
-        created=origin.created,
+    call = _call(gateway, prepared, f"{prefix}-{origin.request_id}", origin.created)
+    clock = asyncio.get_running_loop().time
+    stream = bool(prepared.body.stream)
+    wording = renderer(call)
+    restored: list[Restored] = []
+    if resume is None:
+        caller.charge_prompt(call.prompt_tokens, clock())
+        gateway.log_prompt(origin.request_id, prepared.prompt_text)
+    else:
+        wording = ResumedRenderer(wording, resume.positions)
+        restored = resume.restored(call.num_choices, wants_logprobs=call.wants_logprobs)
+    observer = GenerationObserver(
+        origin.request_id,
+        gateway.metrics,
+        caller,
+        clock,
+        prompt_tokens=call.prompt_tokens,
+        stream=stream,
+    )
+    headers = {"X-Request-Id": origin.request_id}
+    journal = None
+    if stream and gateway.stream_retention_s > 0 and (record := origin.record(caller, prepared.prompt_ids)):
+        journal = Journal(origin.request_id, record, gateway.client.append_log, clock)
+        headers["X-Stream-Path"] = f"/v1/streams/{origin.request_id}"
+    return GenerationResponse(
+        lambda: gateway.client.submit(specs, restored),
+        wording,
+        observer,
+        stream=stream,
+        journal=journal,
+        keep_alive_s=gateway.keep_alive_s,
+        headers=headers,
+    )
+
+
+def _call(gateway: Gateway, prepared: Prepared, name: str, created: int) -> Call:
+    body, options = prepared.body, prepared.body.stream_options
+    shown = prepared.wants_logprobs
+    return Call(
+        id=name,
+        created=created,
         model=gateway.model.name,
         prompt_ids=prepared.prompt_ids,
         num_choices=params.num_choices(body, gateway.limits),
@@ -56,43 +93,7 @@ async def respond(
         include_usage=bool(options and options.include_usage),
         continuous_usage=bool(options and options.continuous_usage_stats),
         return_token_ids=bool(body.return_token_ids),
-        wants_logprobs=prepared.num_logprobs >= 0
-        if prepared.wants_logprobs is None
-        else prepared.wants_logprobs,
-    )
-    clock = asyncio.get_running_loop().time
-    if resume is None:
-        caller.charge_prompt(call.prompt_tokens, clock())
-        gateway.log_prompt(origin.request_id, prepared.prompt_text)
-    observer = GenerationObserver(
-        origin.request_id,
-        gateway.metrics,
-        caller,
-        clock,
-        prompt_tokens=call.prompt_tokens,
-        stream=bool(body.stream),
-    )
-    headers = {"X-Request-Id": origin.request_id}
-    journal = None
-    record = (
-        origin.record(caller, prepared.prompt_ids) if body.stream and gateway.stream_retention_s > 0 else b""
-    )
-    if record:
-        journal = Journal(origin.request_id, record, gateway.client.append_log, clock)
-        headers["X-Stream-Path"] = f"/v1/streams/{origin.request_id}"
-    wording: Renderer = renderer(call)
-    restored: list[Restored] = []
-    if resume is not None:
-        wording = ResumedRenderer(wording, resume.positions)
-        restored = resume.restored(call.num_choices, wants_logprobs=call.wants_logprobs)
-    return GenerationResponse(
-        lambda: gateway.client.submit(specs, restored),
-        wording,
-        observer,
-        stream=bool(body.stream),
-        journal=journal,
-        keep_alive_s=gateway.keep_alive_s,
-        headers=headers,
+        wants_logprobs=prepared.num_logprobs >= 0 if shown is None else shown,
     )
 
 

@@ -11,16 +11,8 @@ from services.common.messages.events import READY, STOPPED, Heartbeat
 from services.common.messages.frames import ERROR, RUNNING, STOP
 from services.common.messages.request import SamplingParams, SubmitReply
 from services.gateway.life.fleet import Fleet
-from services.gateway.life.request import (
-    Action,
-    Patience,
-    Phase,
-    RequestState,
-    SendCancel,
-    SendReplay,
-    Spec,
-    Submit,
-)
+from services.gateway.life.request import RequestState
+from services.gateway.life.spec import Action, Patience, Phase, SendCancel, SendReplay, Spec, Submit
 from services.gateway.life.stream import Row
 
 TIMING = Timing(heartbeat_s=0.3, lease_s=1.2)
