@@ -16,9 +16,9 @@ from services.common.messages.events import Heartbeat, KvSnapshotRequest, Worker
 from services.common.messages.request import GenerateRequest, SubmitReply
 from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder, Metrics
-from services.worker.config import WorkerOptions
 from services.worker.control.kv_log import KvLog
 from services.worker.control.load import LoadTracker
+from services.worker.control.options import WorkerOptions
 from services.worker.control.peers import GatewayWatch
 from services.worker.control.streams import Admission, StreamTable
 from services.worker.engine.client import EngineClient

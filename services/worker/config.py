@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from services.common.errors import ConfigError
 from services.common.model_files import model_name, model_path
 from services.common.options import Settings
+from services.worker.control.options import WorkerOptions
 from services.worker.engine.client import EngineSettings
 from services.worker.engine.requests import EngineConfig
 from services.worker.runner.config import RunnerConfig
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """What the control process itself goes by."""
-
-    max_waiting: int = 64  # sequences accepted beyond the batch
-    replay_retention_s: float = 30.0
-
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
