@@ -1,7 +1,7 @@
 """The 64 requests that every fault is tried on, and what each of them brought back.
 
-Mixed on purpose: greedy and seeded sampling, streamed and not, short and long, n = 2, stop strings, penalties,
-logprobs. What a request returns is compared byte for byte with the same request on an undisturbed system.
+Mixed on purpose: greedy and seeded sampling, streamed and not, short and long, n = 2, stop strings, penalties.
+What a request returns is compared byte for byte with the same request on an undisturbed system.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ SUBJECTS = (
     "two sisters",
     "rain",
 )
+RECONNECT_S = 30.0  # for so long a client whose gateway died asks the others for its stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,14 @@ class Outcome:
     completion_tokens: int = -1
     error: str = ""
     worst_stall_s: float = 0.0
+    first_token_s: float = 0.0
+    reconnects: int = 0
+    repeats: int = 0  # of a request that its gateway left unanswered
+    stream_path: str = ""
+    last_event_id: str = ""
 
 
-def jobs(model: str, count: int = 64, seed: int = 7, max_tokens: int = 96) -> list[Job]:
+def jobs(model: str, count: int = 64, seed: int = 7, max_tokens: int = 64) -> list[Job]:
     """The same list for the same arguments, in every process."""
     rng = random.Random(seed)
     made = []
@@ -85,56 +91,127 @@ def jobs(model: str, count: int = 64, seed: int = 7, max_tokens: int = 96) -> li
 
 
 async def run_all(base_urls: list[str], todo: list[Job], *, timeout_s: float = 120.0) -> list[Outcome]:
-    """Runs all jobs at once, spread over the gateways. A job never retries: one connection, one answer."""
+    """Runs all jobs at once, spread over the gateways; what is not streamed is asked of odd ones only.
+
+    A job never retries: one request, one answer. A stream whose connection breaks is taken up, at another gateway,
+    after the last event that arrived. A gateway that takes no connection is passed over, as a load balancer does.
+    """
+    async with new_client(timeout_s) as client:
+        return await asyncio.gather(*(run_job(client, base_urls, job) for job in todo))
+
+
+def new_client(timeout_s: float = 120.0) -> httpx.AsyncClient:
+    """Without kept connections: a killed gateway breaks those of its requests and no others."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    async with httpx.AsyncClient(timeout=timeout_s, limits=limits) as client:
-        return await asyncio.gather(
-            *(_run(client, base_urls[job.index % len(base_urls)], job) for job in todo)
-        )
+    return httpx.AsyncClient(timeout=timeout_s, limits=limits)
 
 
-async def _run(client: httpx.AsyncClient, base_url: str, job: Job) -> Outcome:
-    outcome = Outcome()
-    try:
-        if job.streams:
-            async with client.stream("POST", base_url + job.path, json=job.body) as response:
-                if response.status_code != 200:
-                    outcome.error = f"HTTP {response.status_code}: {(await response.aread())[:300]!r}"
-                    return outcome
-                await _read_events(response, outcome)
-        else:
-            response = await client.post(base_url + job.path, json=job.body)
-            if response.status_code != 200:
-                outcome.error = f"HTTP {response.status_code}: {response.text[:300]}"
-                return outcome
-            _take(response.json(), outcome)
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        outcome.error = f"{type(error).__name__}: {error}"
+async def run_job(
+    client: httpx.AsyncClient, base_urls: list[str], job: Job, *, may_repeat: bool = False
+) -> Outcome:
+    """``may_repeat``: the client sends again what a gateway dropped before it answered with so much as a header."""
+    outcome, mine = Outcome(), job.index % len(base_urls)
+    rest = base_urls[mine + 1 :] + base_urls[:mine]
+    began = asyncio.get_running_loop().time()
+    for url in [base_urls[mine], *rest, *rest]:
+        try:
+            if job.streams:
+                await _stream(client, url, rest, job, outcome, began)
+            else:
+                response = await client.post(url + job.path, json=job.body)
+                _take(_checked(response, response.content), outcome)
+        except httpx.ConnectError as error:
+            outcome.error = f"ConnectError: {error}"
+            continue
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            outcome.error = f"{type(error).__name__}: {error}"
+            if may_repeat and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
+                outcome.repeats += not outcome.stream_path
+                continue
+            return outcome
+        outcome.error = ""
+        return outcome
     return outcome
 
 
-async def _read_events(response: httpx.Response, outcome: Outcome) -> None:
+async def _stream(
+    client: httpx.AsyncClient, url: str, others: list[str], job: Job, outcome: Outcome, began: float
+) -> None:
+    reader = StreamReader(outcome, began)
     loop = asyncio.get_running_loop()
-    last, done = loop.time(), False
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
-            continue
-        now = loop.time()
-        outcome.worst_stall_s, last = max(outcome.worst_stall_s, now - last), now
-        data = line[5:].strip()
+    try:
+        await reader.read(client, "POST", url + job.path, json=job.body)
+    except httpx.HTTPError as broken:
+        if not outcome.stream_path:
+            raise
+        deadline = loop.time() + RECONNECT_S
+        while not reader.is_done:
+            if loop.time() > deadline:
+                raise broken from None
+            await _reconnect(client, others or [url], reader)
+
+
+async def _reconnect(client: httpx.AsyncClient, base_urls: list[str], reader: StreamReader) -> None:
+    outcome = reader.outcome
+    outcome.reconnects += 1
+    url = base_urls[outcome.reconnects % len(base_urls)] + outcome.stream_path
+    headers = {"Last-Event-ID": outcome.last_event_id} if outcome.last_event_id else {}
+    try:
+        await reader.read(client, "GET", url, headers=headers)
+    except httpx.HTTPError:
+        await asyncio.sleep(0.2)
+
+
+def _checked(response: httpx.Response, content: bytes) -> dict[str, Any]:
+    if response.status_code != 200:
+        raise ValueError(f"HTTP {response.status_code}: {content[:300]!r}")
+    return dict(json.loads(content))
+
+
+@dataclass(slots=True)
+class StreamReader:
+    """Reads one stream of events over as many connections as that takes."""
+
+    outcome: Outcome
+    began: float
+    is_done: bool = False
+    _last: float = 0.0
+
+    async def read(self, client: httpx.AsyncClient, method: str, url: str, **request: Any) -> None:
+        """Raises httpx.HTTPError when the connection breaks before the end, ValueError on a refusal."""
+        loop = asyncio.get_running_loop()
+        async with client.stream(method, url, **request) as response:
+            if response.status_code != 200:
+                _checked(response, await response.aread())
+            self.outcome.stream_path = response.headers.get("x-stream-path", "")
+            event_id = ""
+            async for line in response.aiter_lines():
+                name, _, value = line.partition(": ")
+                if name == "id":
+                    event_id = value
+                elif name == "data":
+                    self._take_event(event_id, value, loop.time())
+        if not self.is_done:
+            raise httpx.RemoteProtocolError("the stream ended without [DONE]")
+
+    def _take_event(self, event_id: str, data: str, now: float) -> None:
+        outcome = self.outcome
+        if self._last:
+            outcome.worst_stall_s = max(outcome.worst_stall_s, now - self._last)
+        else:
+            outcome.first_token_s = now - self.began
+        self._last = now
         if data == "[DONE]":
-            done = True
-            continue
+            self.is_done = True
+            return
         _take(json.loads(data), outcome)
-    if not done and not outcome.error:
-        outcome.error = "the stream ended without [DONE]"
+        outcome.last_event_id = event_id or outcome.last_event_id
 
 
 def _take(payload: dict[str, Any], outcome: Outcome) -> None:
     """Adds one response or one chunk."""
     if "error" in payload:
-        outcome.error = json.dumps(payload["error"])
-        return
+        raise ValueError(json.dumps(payload["error"]))
     for choice in payload["choices"]:
         i = choice["index"]
         part = choice.get("delta") or choice.get("message") or {}
