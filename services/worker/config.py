@@ -26,6 +26,7 @@ def engine_settings(settings: Settings, instance_id: str) -> EngineSettings:
     engine = EngineConfig(
         max_running=settings.running_max_req_size,
         max_step_tokens=settings.batch_max_tokens,
+        max_mixed_tokens=settings.mixed_batch_max_tokens,
         max_chunk_tokens=settings.batch_max_tokens
         if settings.disable_chunked_prefill
         else min(settings.chunked_prefill_size, settings.batch_max_tokens),

@@ -94,6 +94,14 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
         minimum=1,
     ),
     Option(
+        "mixed_batch_max_tokens",
+        int,
+        2048,
+        "Token budget of a step in which sequences decode: a smaller one makes them wait less for prompts.",
+        WORKER,
+        minimum=1,
+    ),
+    Option(
         "chunked_prefill_size", int, 8192, "Prompt tokens of one sequence in one step.", WORKER, minimum=1
     ),
     Option("disable_chunked_prefill", bool, False, "Prefill each prompt in one step.", WORKER),

@@ -45,6 +45,7 @@ def scheduler_limits(info: RunnerInfo, config: EngineConfig) -> Limits:
         max_chunk_tokens=config.max_chunk_tokens,
         can_chunk=config.can_chunk,
         conservativeness=config.conservativeness,
+        max_mixed_tokens=config.max_mixed_tokens,
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from services.worker.cache import PrefixCache
 from services.worker.scheduler.sequence import Sequence
 
+# Prompt tokens that a step takes however many sequences decode.
+MIN_PREFILL_TOKENS = 256
 # A sequence waits for a prefix that another one is computing when it would save at least this many tokens.
 MIN_TOKENS_WORTH_WAITING = 256
 
@@ -19,6 +21,14 @@ class Limits:
     max_chunk_tokens: int  # of one sequence in one step
     can_chunk: bool = True  # False: a prompt runs in one step, and waits until the budget has room for it
     conservativeness: float = 0.5  # share of a sequence's remaining output that admission reserves
+    max_mixed_tokens: int = 1 << 30  # budget of a step in which sequences decode; they wait for its prompts
+
+    def prefill_budget(self, num_decodes: int) -> int:
+        """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any."""
+        room = self.max_step_tokens - num_decodes
+        if not num_decodes or not self.can_chunk:
+            return room
+        return min(room, max(self.max_mixed_tokens - num_decodes, MIN_PREFILL_TOKENS))
 
 
 def estimated_peak(sequences: Iterable[tuple[int, int]]) -> int:

@@ -95,7 +95,7 @@ class Scheduler:
             self._publish_chunks(under_way)
         plan, step = StepPlan(self._next_step), _Step(self._next_step, [], [])
         self._plan_decodes(plan, step)
-        budget = self.limits.max_step_tokens - len(plan.decode_slots)
+        budget = self.limits.prefill_budget(len(plan.decode_slots))
         for sequence in self._batch.prefilling:
             if budget <= 0:
                 break
