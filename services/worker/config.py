@@ -61,6 +61,7 @@ def runner_config(settings: Settings) -> RunnerConfig:
         max_total_token_num=settings.max_total_token_num or None,
         mem_fraction=settings.mem_fraction,
         cudagraph=not settings.disable_cudagraph,
+        peer_memory=not settings.disable_custom_allreduce,
         graph_max_batch_size=settings.graph_max_batch_size,
         graph_split_batch_size=settings.graph_split_batch_size,
         graph_grow_step_size=settings.graph_grow_step_size,

@@ -96,10 +96,10 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
     Option(
         "mixed_batch_max_tokens",
         int,
-        2048,
-        "Token budget of a step in which sequences decode: a smaller one makes them wait less for prompts.",
+        0,
+        "Token budget of a step in which sequences decode; 0: by how many do. Smaller makes them wait less.",
         WORKER,
-        minimum=1,
+        minimum=0,
     ),
     Option(
         "chunked_prefill_size", int, 8192, "Prompt tokens of one sequence in one step.", WORKER, minimum=1
@@ -132,6 +132,13 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
         "Capture no CUDA graphs.",
         WORKER,
         ("enforce-eager", "eager-mode", "disable-cuda-graph"),
+    ),
+    Option(
+        "disable_custom_allreduce",
+        bool,
+        False,
+        "Sum small tensors of a tensor-parallel step by NCCL too.",
+        WORKER,
     ),
     Option(
         "graph_max_batch_size", int, 256, "Largest captured batch.", WORKER, ("cuda-graph-max-bs",), minimum=1

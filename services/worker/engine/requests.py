@@ -22,7 +22,7 @@ class EngineConfig:
 
     max_running: int = 256
     max_step_tokens: int = 8192
-    max_mixed_tokens: int = 2048
+    max_mixed_tokens: int = 0
     max_chunk_tokens: int = 8192
     can_chunk: bool = True
     conservativeness: float = 0.5

@@ -9,20 +9,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from services.worker.parallel.peer import PeerReduce, open_peer_reduce
+
 
 @dataclass(frozen=True, slots=True)
 class TensorParallel:
     """Handed to every layer that is split over ranks. With size 1 no collective runs.
 
-    `group` is None exactly if size is 1.
+    `group` is None exactly if size is 1. `peer` sums small tensors, where the GPUs can read each other's memory.
     """
 
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
+    peer: PeerReduce | None = None
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Sums x over the ranks, in place."""
+        """The sum of x over the ranks; x may be overwritten with it."""
+        if self.peer is not None and self.peer.takes(x):
+            return self.peer.sum(x)
         if self.group is not None:
             dist.all_reduce(x, group=self.group)
         return x
@@ -50,7 +55,9 @@ class TensorParallel:
 COLLECTIVE_TIMEOUT = timedelta(seconds=120)
 
 
-def join(rank: int, size: int, store: dist.Store, device: torch.device) -> TensorParallel:
+def join(
+    rank: int, size: int, store: dist.Store, device: torch.device, *, use_peer_memory: bool = True
+) -> TensorParallel:
     """Sets up the process group over `store`: nccl for cuda, gloo for cpu. Called once per process."""
     if size == 1:
         return TensorParallel()
@@ -59,4 +66,6 @@ def join(rank: int, size: int, store: dist.Store, device: torch.device) -> Tenso
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=size, device_id=device_id, timeout=COLLECTIVE_TIMEOUT
     )
-    return TensorParallel(rank, size, dist.group.WORLD)
+    group = dist.group.WORLD
+    peer = open_peer_reduce(group, device) if device.type == "cuda" and use_peer_memory else None
+    return TensorParallel(rank, size, group, peer)

@@ -110,9 +110,12 @@ def _capture_step(
 
 
 def _capture(enqueue: Callable[[], Captured], pool: Any) -> tuple[torch.cuda.CUDAGraph, Captured]:
-    """Not torch.cuda.graph(), which empties the caches before every capture: there are hundreds."""
+    """Not torch.cuda.graph(), which empties the caches before every capture: there are hundreds.
+
+    Only this thread's calls are watched: NCCL's own threads ask for events at any time.
+    """
     graph = torch.cuda.CUDAGraph()
-    graph.capture_begin(pool=pool)
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     result = enqueue()
     graph.capture_end()
     return graph, result

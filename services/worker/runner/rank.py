@@ -30,7 +30,7 @@ def load(link: socket.socket) -> ModelRunner:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = dist.TCPStore("127.0.0.1", port, config.tp, is_master=False)
-    tp = join(rank, config.tp, store, device)
+    tp = join(rank, config.tp, store, device, use_peer_memory=config.peer_memory)
     loaded = load_model(config, tp, device)
     report(link, None)
     runner, _ = make_runner(config, loaded)

@@ -26,7 +26,7 @@ def start_runner(config: RunnerConfig) -> Runner:
     store = dist.TCPStore("127.0.0.1", 0, config.tp, is_master=True, wait_for_workers=False)
     ranks = RankProcesses(config, store.port)
     try:
-        tp = join(0, config.tp, store, device)
+        tp = join(0, config.tp, store, device, use_peer_memory=config.peer_memory)
         loaded = load_model(config, tp, device)
         ranks.wait_until_loaded()
         local, info = make_runner(config, loaded)

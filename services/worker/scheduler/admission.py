@@ -10,6 +10,10 @@ from services.worker.scheduler.sequence import Sequence
 
 # Prompt tokens that a step takes however many sequences decode.
 MIN_PREFILL_TOKENS = 256
+# Steps in which fewer sequences decode take whole prompts: long prompts lose more by being cut than few decodes gain.
+FEW_DECODES = 16
+# Measured on an H200 with an 8B shape, 1024 prompt and 256 output tokens: see docs/log.md.
+TOKENS_PER_DECODE, MIXED_TILE = 8, 1024
 # A sequence waits for a prefix that another one is computing when it would save at least this many tokens.
 MIN_TOKENS_WORTH_WAITING = 256
 
@@ -21,14 +25,23 @@ class Limits:
     max_chunk_tokens: int  # of one sequence in one step
     can_chunk: bool = True  # False: a prompt runs in one step, and waits until the budget has room for it
     conservativeness: float = 0.5  # share of a sequence's remaining output that admission reserves
-    max_mixed_tokens: int = 1 << 30  # budget of a step in which sequences decode; they wait for its prompts
+    max_mixed_tokens: int = 0  # budget of a step in which sequences decode; 0: by how many do
 
     def prefill_budget(self, num_decodes: int) -> int:
-        """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any."""
+        """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any.
+
+        Whoever decodes waits for the step's prompts, so the more wait, the fewer tokens; and prompts spread over
+        more steps give more decodes a ride on weights that are read anyway. Sizes are whole tiles of the products.
+        """
         room = self.max_step_tokens - num_decodes
         if not num_decodes or not self.can_chunk:
             return room
-        return min(room, max(self.max_mixed_tokens - num_decodes, MIN_PREFILL_TOKENS))
+        budget = self.max_mixed_tokens
+        if not budget:
+            if num_decodes < FEW_DECODES:
+                return room
+            budget = -(-num_decodes * TOKENS_PER_DECODE // MIXED_TILE) * MIXED_TILE
+        return min(room, max(budget - num_decodes, MIN_PREFILL_TOKENS))
 
 
 def estimated_peak(sequences: Iterable[tuple[int, int]]) -> int:

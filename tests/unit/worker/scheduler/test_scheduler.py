@@ -4,7 +4,7 @@ import pytest
 
 from services.common.messages import frames
 from services.worker.scheduler import State
-from services.worker.scheduler.admission import estimated_peak
+from services.worker.scheduler.admission import Limits, estimated_peak
 from tests.unit.worker.scheduler.harness import Harness
 
 
@@ -210,3 +210,19 @@ def test_peak_is_reached_when_a_short_one_ends() -> None:
     # Held now 10 and 20; the second ends after 2 tokens, the first after 5.
     assert estimated_peak([(10, 5), (20, 2)]) == 34
     assert estimated_peak([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("num_decodes", "expected"),
+    [(0, 8192), (1, 8191), (15, 8177), (16, 1008), (32, 992), (128, 896), (129, 1919), (256, 1792)],
+)
+def test_the_more_sequences_decode_the_fewer_prompt_tokens_delay_them(num_decodes: int, expected: int):
+    limits = Limits(max_running=256, max_step_tokens=8192, max_chunk_tokens=8192)
+    assert limits.prefill_budget(num_decodes) == expected
+
+
+def test_a_chosen_budget_holds_and_prompts_still_move_beside_many_decodes():
+    limits = Limits(1024, 8192, 8192, max_mixed_tokens=512)
+    assert [limits.prefill_budget(n) for n in (1, 256, 500)] == [511, 256, 256]
+    whole = Limits(1024, 8192, 8192, can_chunk=False, max_mixed_tokens=512)
+    assert whole.prefill_budget(100) == 8092
