@@ -1,6 +1,7 @@
 """How many streamed tokens a second one gateway core carries.
 
-    python -m bench.gateway_stream [--streams 64] [--tokens 400] [--dialect completions|chat]
+    python -m bench.gateway_stream [--streams 64] [--tokens 400] [--step_s 0.03] [--dialect completions|chat]
+        [--stream_retention 30]
 
 A real gateway process on a real NATS; a fake frame source (this process's child) sends TextFrames with one token
 of every stream per step, as fast as the gateway keeps up; a client process reads the events. The figure is the
@@ -36,7 +37,7 @@ MODEL = "tiny"
 HEARTBEAT_S = 0.3
 
 
-async def _run_source(settings: NatsSettings, num_streams: int) -> None:
+async def _run_source(settings: NatsSettings, num_streams: int, step_s: float) -> None:
     """Answers submissions; once ``num_streams`` are there, steps through them all until they end."""
     bus, subjects = await NatsBus.connect(settings, "source"), Subjects()
     waiting: list[GenerateRequest] = []
@@ -52,7 +53,7 @@ async def _run_source(settings: NatsSettings, num_streams: int) -> None:
                 return
             batch = waiting[:]
             waiting.clear()
-        task = asyncio.create_task(_send(bus, subjects, batch))
+        task = asyncio.create_task(_send(bus, subjects, batch, step_s))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
@@ -65,7 +66,7 @@ async def _run_source(settings: NatsSettings, num_streams: int) -> None:
         await asyncio.sleep(HEARTBEAT_S)
 
 
-async def _send(bus: NatsBus, subjects: Subjects, batch: list[GenerateRequest]) -> None:
+async def _send(bus: NatsBus, subjects: Subjects, batch: list[GenerateRequest], step_s: float) -> None:
     gateway, count = batch[0].gateway_id, len(batch)
     streams = [stream_id(request.request_id, 0) for request in batch]
     limit = batch[0].sampling.max_tokens
@@ -84,14 +85,11 @@ async def _send(bus: NatsBus, subjects: Subjects, batch: list[GenerateRequest]) 
             cached_tokens=[0] * count,
         )
         await bus.publish(subjects.gateway_frames(gateway), encode(frame))
-        await asyncio.sleep(_STEP_S)
+        await asyncio.sleep(step_s)
 
 
-_STEP_S = float(os.environ.get("STEP_S", "0.004"))
-
-
-def _source(settings: NatsSettings, num_streams: int) -> None:
-    asyncio.run(_run_source(settings, num_streams))
+def _source(settings: NatsSettings, num_streams: int, step_s: float) -> None:
+    asyncio.run(_run_source(settings, num_streams, step_s))
 
 
 async def _read(port: int, path: str, body: bytes) -> tuple[int, int]:
@@ -141,18 +139,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--step_s", type=float, default=0.004, help="pause between tokens of a stream")
+    parser.add_argument("--stream_retention", type=float, default=0.0)
     parser.add_argument("--dialect", choices=("completions", "chat"), default="completions")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = make_tokenizer(Path(folder) / MODEL)
         with NatsServer(Path(folder)) as nats:
             source = multiprocessing.get_context("spawn").Process(
-                target=_source, args=(nats.settings, args.streams)
+                target=_source, args=(nats.settings, args.streams, args.step_s)
             )
             source.start()
             port = free_port()
             words = ["--model_dir", str(model), "--port", str(port), "--nats_url", nats.settings.url]
-            words += ["--log_level", "warning"]
+            words += ["--log_level", "warning", "--stream_retention", str(args.stream_retention)]
             env = os.environ | {
                 f"SHOAL_NATS_{name}": value
                 for name, value in (("USER", nats.settings.user), ("PASSWORD", nats.settings.password))
