@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from services.common.bus import BusError
 from services.common.errors import DecodeError, NotFound, Unavailable, Unsupported
 from services.common.messages.codec import decode
+from services.common.messages.retention import StreamLog
 from services.gateway.auth import Caller
 from services.gateway.core import Gateway
 from services.gateway.http.body import parse_json
 from services.gateway.openai.origin import Origin
 from services.gateway.retention import Resume, StreamRecord, parse_positions
 
+_FIND_S, _ANSWER_S = 0.6, 5.0
+
 
 async def find_stream(gateway: Gateway, caller: Caller, request_id: str, last_event_id: str) -> Origin:
     """The call behind a stream's name. Raises NotFound where there is none, or it is another tenant's."""
     if not gateway.stream_retention_s:
         raise Unsupported("streams are not kept here (--stream_retention)")
+    log = await _read_log(gateway, request_id)
     try:
-        log = await gateway.client.read_log(request_id)
         record = decode(StreamRecord, log.request) if log.found else None
-    except (BusError, DecodeError) as error:
-        raise Unavailable(
-            f"the logs of streams cannot be read now: {error.message}", retry_after_s=1
-        ) from error
+    except DecodeError as error:
+        raise Unavailable(f"the log of this stream cannot be read here: {error.message}") from error
     if record is None or record.tenant != caller.tenant:
         raise NotFound(
             f"there is no stream {request_id!r}; they are kept for {gateway.stream_retention_s:g} s"
@@ -33,3 +36,20 @@ async def find_stream(gateway: Gateway, caller: Caller, request_id: str, last_ev
     positions = parse_positions(last_event_id, num_choices * len(record.prompts))
     resume = Resume(log, positions, record.prompts)
     return Origin(record.path, record.body, request_id, record.created, record.seed, resume)
+
+
+async def _read_log(gateway: Gateway, request_id: str) -> StreamLog:
+    """The log as it is, after giving a late append and a kvstore that restarts a little time."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while True:
+        try:
+            log = await gateway.client.read_log(request_id)
+            if log.found or loop.time() - started >= _FIND_S:
+                return log
+        except (BusError, DecodeError) as error:
+            if loop.time() - started >= _ANSWER_S:
+                raise Unavailable(
+                    f"the logs of streams cannot be read now: {error.message}", retry_after_s=1
+                ) from error
+        await asyncio.sleep(0.2)
