@@ -22,7 +22,7 @@ from pathlib import Path
 from bench.routing_trace import ChatShape, Session, Turn, chat_trace, read_trace
 from services.common.messages.codec import encode
 from services.common.messages.events import READY, Heartbeat, WorkerLoad
-from services.common.messages.request import ChoiceState, GenerateRequest, SamplingParams
+from services.common.messages.request import ChoiceState, GenerateRequest, SamplingParams, SubmitReply
 from services.router.fleet import Fleet
 from services.router.placement import Placement
 from services.router.policy import make_policy
@@ -103,6 +103,7 @@ class SimulatedWorker:
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._is_stepping = False
+        self.num_accepted = 0
 
     def load(self) -> WorkerLoad:
         jobs = self._running + self._waiting
@@ -114,6 +115,7 @@ class SimulatedWorker:
             free_blocks=self.shape.cache_blocks,
             total_blocks=self.shape.cache_blocks,
             block_size=self.shape.block_size,
+            num_accepted=self.num_accepted,
         )
 
     def submit(self, job: Job) -> None:
@@ -123,6 +125,7 @@ class SimulatedWorker:
         self._figures.prompt_tokens += prompt
         self._figures.cached_tokens += prompt - job.num_uncached
         self._waiting.append(job)
+        self.num_accepted += 1
         if not self._is_stepping:
             self._is_stepping = True
             self._step()
@@ -233,8 +236,10 @@ class Replay:
                 return
             self._line.pop()
             self._fleet.on_dispatched(placed.worker, placed.charge)
-            self._fleet.on_answered(placed.worker, placed.charge, accepted=True)
-            self._workers[placed.worker.worker_id].submit(self._jobs.pop(request.request_id))
+            worker = self._workers[placed.worker.worker_id]
+            worker.submit(self._jobs.pop(request.request_id))
+            reply = SubmitReply(True, worker.name, num_accepted=worker.num_accepted)
+            self._fleet.on_answered(placed.worker, placed.charge, reply)
 
     def _beat(self) -> None:
         for name, worker in self._workers.items():

@@ -122,6 +122,8 @@ class KvstoreApp:
     async def _on_heartbeat(self, message: Message) -> None:
         beat, now = decode(Heartbeat, message.data), asyncio.get_running_loop().time()
         if beat.service == "worker":
+            if beat.epoch < self._feeds.position(beat.instance_id)[0]:
+                return  # delayed, from before its restart
             if beat.state == STOPPED:
                 self._on_gone(beat.instance_id)
             else:

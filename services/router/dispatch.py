@@ -152,9 +152,7 @@ class Dispatcher:
             error = caught
         finally:
             self._asked.pop(request, None)
-        self.placement.fleet.on_answered(
-            placed.worker, placed.charge, accepted=reply.accepted, takes_more=bool(reply.code)
-        )
+        self.placement.fleet.on_answered(placed.worker, placed.charge, reply)
         self._settle(request, placed, reply, error)
         self.run(request.model)
 
@@ -235,6 +233,7 @@ class Dispatcher:
                 self._note(request, "expired", waited_s=f"{now - request.arrived_at:.3f}")
 
     def waiting(self) -> Iterator[QueuedRequest]:
+        """In no promised order."""
         for line in self._lines.values():
             yield from line
 

@@ -1,7 +1,8 @@
 """The live workers and their load, as heartbeats tell, corrected by what was sent since. Pure.
 
 A heartbeat is up to an interval old, and a router sends many requests in that time. So each dispatch counts
-as load at once: until it is answered, and from then until the next heartbeat, which includes it.
+as load at once: until it is answered, and from then until a heartbeat includes it. Heartbeats and answers may
+overtake each other; workers number what they accept, so each dispatch is counted once all the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.common.messages.events import READY, STOPPED, Heartbeat, WorkerLoad
+from services.common.messages.request import SubmitReply
 
 # A worker gets a few sequences beyond its batch, so that a place that falls free is taken in the same step.
 AHEAD_SHARE = 8
@@ -42,22 +44,21 @@ class Worker:
     state: str
     load: WorkerLoad
     closed_beats: int = 0  # heartbeats for which it is asked nothing, because it said "retry"
-    unanswered: Charge = field(default_factory=Charge)
-    unreported: Charge = field(default_factory=Charge)  # accepted since the last heartbeat
+    own: Charge = field(default_factory=Charge)  # sent by this router and not in ``load``
+    # Of it what was accepted, by the worker's count of acceptances; the rest is yet to be answered.
+    unreported: dict[int, Charge] = field(default_factory=dict)
 
     @property
     def num_sequences(self) -> int:
-        own = self.unanswered.num_sequences + self.unreported.num_sequences
-        return self.load.running + self.load.waiting + own
+        return self.load.running + self.load.waiting + self.own.num_sequences
 
     @property
     def prefill_tokens(self) -> int:
-        own = self.unanswered.prefill_tokens + self.unreported.prefill_tokens
-        return self.load.waiting_prefill_tokens + own
+        return self.load.waiting_prefill_tokens + self.own.prefill_tokens
 
     @property
     def free_blocks(self) -> int:
-        return self.load.free_blocks - self.unanswered.blocks - self.unreported.blocks
+        return self.load.free_blocks - self.own.blocks
 
     @property
     def takes_work(self) -> bool:
@@ -68,7 +69,8 @@ class Worker:
         has_less = load.running + load.waiting < self.load.running + self.load.waiting
         self.closed_beats = 0 if has_less else max(0, self.closed_beats - 1)
         self.model, self.state, self.load = beat.model, beat.state, load
-        self.unreported = Charge()
+        for number in [n for n in self.unreported if n <= load.num_accepted]:
+            self.own.add(self.unreported.pop(number), -1)
 
     def fits(self, num_total_tokens: int) -> bool:
         """Whether a request of this length can ever run here."""
@@ -127,14 +129,13 @@ class Fleet:
         return sum(worker.state == READY for worker in self._workers.values())
 
     def on_dispatched(self, worker: Worker, charge: Charge) -> None:
-        worker.unanswered.add(charge)
+        worker.own.add(charge)
 
-    def on_answered(
-        self, worker: Worker, charge: Charge, *, accepted: bool, takes_more: bool = False
-    ) -> None:
-        """The worker that was given ``charge`` has answered, or will not. ``takes_more``: it refused this alone."""
-        worker.unanswered.add(charge, -1)
-        if accepted:
-            worker.unreported.add(charge)
-        elif not takes_more:
+    def on_answered(self, worker: Worker, charge: Charge, reply: SubmitReply) -> None:
+        """The worker that was given ``charge`` has answered, or will not: then the reply says retry."""
+        if reply.accepted and reply.num_accepted > worker.load.num_accepted:
+            worker.unreported[reply.num_accepted] = charge
+            return
+        worker.own.add(charge, -1)  # refused, or a heartbeat that includes it overtook the answer
+        if not reply.accepted and not reply.code:  # with a code it refused this request alone
             worker.closed_beats = RETRY_BEATS

@@ -162,9 +162,10 @@ class WorkerApp:
             self._engine.cancel(dropped)
         self._engine.submit(handles, request)
         self._journal.accepted(request)
+        self._load.num_accepted += 1
         self._tell_soon(request.gateway_id)
         self._tell_load()
-        return SubmitReply(True, self._id)
+        return SubmitReply(True, self._id, num_accepted=self._load.num_accepted)
 
     def _refuse(self, request: GenerateRequest, reason: str, *, code: str = "") -> SubmitReply:
         """Without a ``code`` another worker, or this one later, may take it."""

@@ -78,6 +78,7 @@ class FakeWorker:
             total_blocks=10_000,
             block_size=self.block_size,
             max_request_tokens=self.max_request_tokens,
+            num_accepted=len(self.accepted),
         )
         return load, {}
 
@@ -108,7 +109,7 @@ class FakeWorker:
             self.held[request.request_id] = request
             self.accepted.append((request.request_id, request.attempt))
             self.most_held = max(self.most_held, len(self.held))
-            reply = SubmitReply(True, self.worker_id)
+            reply = SubmitReply(True, self.worker_id, num_accepted=len(self.accepted))
         await self.bus.publish(message.reply, encode(reply))
         self._beat()
 

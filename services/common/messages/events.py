@@ -22,6 +22,7 @@ class WorkerLoad:
     block_size: int = 0
     max_request_tokens: int = 0  # longest prompt + output that fits
     tokens_per_s: float = 0.0
+    num_accepted: int = 0  # requests accepted since the start: what this load includes
 
 
 @message

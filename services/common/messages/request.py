@@ -98,3 +98,4 @@ class SubmitReply:
     code: str = ""
     reason: str = ""
     retry_after_s: float = 0.0
+    num_accepted: int = 0  # a worker's: requests accepted since its start, this one included

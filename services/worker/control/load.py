@@ -14,6 +14,7 @@ class LoadTracker:
         self._running = 0
         self._tokens_per_s = 0.0
         self._told: WorkerLoad | None = None
+        self.num_accepted = 0  # requests since the start
 
     def on_output(self, output: StepOutput) -> None:
         self.free_blocks, self._running = output.free_blocks, output.running
@@ -34,6 +35,7 @@ class LoadTracker:
             block_size=info.block_size,
             max_request_tokens=info.max_request_tokens,
             tokens_per_s=self._tokens_per_s,
+            num_accepted=self.num_accepted,
         )
 
     def on_told(self, load: WorkerLoad | None) -> None:
