@@ -79,6 +79,7 @@ class KvstoreApp:
         self._logs = StreamLogs(self._redis, subjects.namespace, self._retention_s)
         self._metrics = KvstoreMetrics(context.metrics)
         self._write_now = asyncio.Event()
+        self._is_stopping = False
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -109,6 +110,7 @@ class KvstoreApp:
         await self._write()
 
     async def stop(self) -> None:
+        self._is_stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -178,8 +180,11 @@ class KvstoreApp:
             self._metrics.log_lost.set(self._logs.num_lost)
 
     async def _run_writes(self) -> None:
-        """Writes when something changed, and each heartbeat to renew the leases."""
-        while True:
+        """Writes when something changed, and each heartbeat to renew the leases.
+
+        Ends by the flag too: a cancellation that comes while redis-py reads an answer can get lost in it.
+        """
+        while not self._is_stopping:
             await self._write()
             await asyncio.sleep(MIN_WRITE_S)
             try:

@@ -11,7 +11,7 @@ from services.common.options import parse
 from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder, Metrics
 
-QUICK = Timing(heartbeat_s=0.05, lease_s=0.3, drain_timeout_s=5.0)
+QUICK = Timing(heartbeat_s=0.05, lease_s=0.5, drain_timeout_s=5.0)
 
 
 def make_context(

@@ -21,7 +21,7 @@ class FakeGateway:
     bus: Bus
     subjects: Subjects
     gateway_id: str = "gw"
-    timing: Timing = field(default_factory=lambda: Timing(0.05, 0.3, 5.0))
+    timing: Timing = field(default_factory=lambda: Timing(0.05, 0.5, 5.0))
     bounced: list[Bounced] = field(default_factory=list)
     holdings: dict[str, Holdings] = field(default_factory=dict)  # latest of each holder
 

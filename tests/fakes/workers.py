@@ -33,7 +33,7 @@ class FakeWorker:
     block_size: int = 4
     max_request_tokens: int = 4096
     page_hashes: int = 1000
-    timing: Timing = field(default_factory=lambda: Timing(0.05, 0.3, 5.0))
+    timing: Timing = field(default_factory=lambda: Timing(0.05, 0.5, 5.0))
     refuse_code: str = ""
     is_silent: bool = False
     held: dict[str, GenerateRequest] = field(default_factory=dict)
