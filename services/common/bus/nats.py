@@ -135,13 +135,21 @@ class NatsSubscription:
 
 
 def _connect_options(settings: NatsSettings, name: str) -> dict[str, Any]:
+    told = ""
+
     async def on_error(error: Exception) -> None:
-        log.warning("NATS: %s", error or type(error).__name__)
+        nonlocal told
+        text = str(error) or type(error).__name__
+        # While a server is away, the same refusal comes ten times a second.
+        log.log(logging.DEBUG if text == told else logging.WARNING, "NATS: %s", text)
+        told = text
 
     async def on_disconnected() -> None:
         log.warning("NATS connection lost; reconnecting")
 
     async def on_reconnected() -> None:
+        nonlocal told
+        told = ""
         log.info("NATS connection is back")
 
     options: dict[str, Any] = {
