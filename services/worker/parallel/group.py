@@ -67,5 +67,6 @@ def join(
         backend, store=store, rank=rank, world_size=size, device_id=device_id, timeout=COLLECTIVE_TIMEOUT
     )
     group = dist.group.WORLD
+    assert group is not None  # it was made by the call above
     peer = open_peer_reduce(group, device) if device.type == "cuda" and use_peer_memory else None
     return TensorParallel(rank, size, group, peer)
