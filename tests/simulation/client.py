@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
+from services.common.bus import BusError
 from services.common.errors import DeadlineExceeded, ShoalError
 from services.common.messages.frames import RUNNING
 from services.common.messages.request import SamplingParams, StreamParams
 from services.gateway.life.client import Client
+from services.gateway.life.handle import RequestLife
 from services.gateway.life.request import RequestState
 from services.gateway.life.spec import Spec
 from services.gateway.life.stream import Delta, Row
+from services.gateway.retention import Journal, Position, Resume, split
 from tests.fakes.runner import expected_ids
 from tests.simulation.language import VOCAB_SIZE, Expected, expected_output
 from tests.simulation.loop import Process
@@ -35,6 +40,10 @@ class Call:
     ended_at: float = 0.0
     how: str = ""
     max_stall_s: float = 0.0  # the longest time without anything new
+    read_at: float = 0.0
+    has_begun: bool = False  # the client has the headers, and in them where to come back to
+    may_lose_log: bool = False  # messages are lost in this world
+    was_resumed: bool = False  # at another gateway; logs do not keep stop reasons
     expected: list[Expected] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -60,8 +69,8 @@ class Call:
 
     @property
     def is_over(self) -> bool:
-        """Ended, or broken off with its gateway."""
-        return bool(self.how) or self.process.is_killed
+        """Ended, or broken off with its gateway and given up."""
+        return bool(self.how) or (self.process.is_killed and not (self.ask.comes_back and self.has_begun))
 
     @property
     def progress(self) -> str:
@@ -81,12 +90,34 @@ class Call:
 
     async def run(self, client: Client) -> None:
         """Reads to the end. Runs in the gateway's process, and so dies with it."""
-        loop = asyncio.get_running_loop()
-        self.started_at = loop.time()
-        leaves = self.ask.leaves_after
+        clock = asyncio.get_running_loop().time
+        self.started_at = self.read_at = clock()
+        journal = None
+        if self.ask.comes_back:
+            journal = Journal(self.ask.request_id, b"kept", client.append_log, clock)
+        await self._judge(self._read(lambda: client.submit([self.spec()]), journal), self.ask.leaves_after)
+
+    async def come_back(self, client: Client) -> None:
+        """Goes on at another gateway, as GET /v1/streams/{id} with the last event's id does."""
+        ask = self.ask
         try:
-            async with asyncio.timeout(leaves):
-                await self._read(client)
+            log = await client.read_log(ask.request_id)
+        except BusError:
+            return  # 503: tried again
+        if not log.found:
+            self.how = "log lost" if self.may_lose_log else "BROKEN: its log is lost, though no message was"
+            return
+        client.evict(ask.request_id)
+        self.was_resumed = True
+        resume = Resume(log, list(self.positions), [list(ask.prompt)])
+        restored = resume.restored(ask.num_choices, wants_logprobs=False)
+        await self._judge(self._read(lambda: client.submit([self.spec()], restored), None), None)
+
+    async def _judge(self, reading: Coroutine[Any, Any, None], leaves_after: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(leaves_after):
+                await reading
             self.how = "complete"
         except TimeoutError:
             self.how = "left"
@@ -96,19 +127,32 @@ class Call:
             self.how = f"BROKEN: {broken}"
         self.ended_at = loop.time()
 
-    async def _read(self, client: Client) -> None:
-        async with client.submit([self.spec()]) as life:
+    async def _read(self, submit: Callable[[], RequestLife], journal: Journal | None) -> None:
+        async with submit() as life:
             self.state = life.states[0]
             self._watch_attempts(self.state)
-            last_at = self.started_at
+            await life.accepted()
+            self.has_begun = True
+            if journal is not None:
+                journal.begin(life.attempt)
             while (deltas := await life.next()) is not None:
                 now = asyncio.get_running_loop().time()
-                self.max_stall_s, last_at = max(self.max_stall_s, now - last_at), now
+                self.max_stall_s, self.read_at = max(self.max_stall_s, now - self.read_at), now
+                if journal is not None:
+                    journal.add(deltas, life.attempt)
                 for delta in deltas:
-                    self._take(delta)
+                    _, new = split(delta, self.positions[delta.choice])
+                    if new is not None:
+                        self._take(new)
         for i, expected in enumerate(self.expected):
             if not self.finished[i]:
                 raise Broken(f"choice {i} ended at {len(self.ids[i])} of {len(expected.ids)} ids")
+
+    @property
+    def positions(self) -> list[Position]:
+        """What the client has, choice by choice."""
+        columns = zip(self.ids, self.texts, self.finished, strict=True)
+        return [Position(len(ids), len(text), is_over) for ids, text, is_over in columns]
 
     def _watch_attempts(self, state: RequestState) -> None:
         """Breaks the call when a row of another attempt than the present one is taken for its client."""
@@ -138,7 +182,8 @@ class Call:
             raise Broken(f"choice {i}: text {self.texts[i]!r}, expected {expected.text!r}")
         if delta.finish != RUNNING:
             self.finished[i] = True
-            found = Expected(tuple(ids), self.texts[i], delta.finish, delta.stop_reason)
+            reason = expected.stop_reason if self.was_resumed else delta.stop_reason
+            found = Expected(tuple(ids), self.texts[i], delta.finish, reason)
             if found != expected:
                 raise Broken(f"choice {i} ended as {found}, expected {expected}")
 

@@ -61,6 +61,7 @@ class Ask:
     min_tokens: int = 0
     leaves_after: float | None = None  # seconds after which the client hangs up
     timeout_s: float = 0.0
+    comes_back: bool = False  # with its Last-Event-ID, when its gateway dies
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ class Plan:
     max_stall_s: float = 0.0
     max_queue: int = 1024
     num_blocks: int = 64
+
+    @property
+    def loses(self) -> bool:
+        """Whether any message may be lost other than with the process that it is for."""
+        return self.noise.lose > 0 or any(f.kind in (Kind.OUTAGE, Kind.DEAF, Kind.MUTE) for f in self.faults)
 
 
 def make_plan(seed: int) -> Plan:
@@ -177,4 +183,5 @@ def _ask(rng: random.Random, request_id: str, prefixes: list[tuple[int, ...]]) -
         min_tokens=rng.choice((0, 5)) if has_stop else 0,
         leaves_after=rng.uniform(0.0, 2.0) if leaves else None,
         timeout_s=rng.uniform(0.2, 4.0) if rng.random() < 0.1 else 0.0,
+        comes_back=rng.random() < 0.5,
     )

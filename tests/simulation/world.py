@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.bootstrap import Context
-from services.common.bus.memory import MemoryBroker
+from services.common.bus.memory import MemoryBroker, MemoryBus
 from services.common.lifecycle import App
 from services.common.messages.events import WorkerLoad
 from services.common.telemetry import LogFormatter
@@ -22,9 +22,10 @@ from services.worker.app import WorkerApp, WorkerOptions
 from tests.simulation.client import Broken, Call
 from tests.simulation.engine import VirtualEngine
 from tests.simulation.language import decoding
-from tests.simulation.loop import Stuck, VirtualLoop, current_process, run_virtual
+from tests.simulation.log_keeper import LogKeeper
+from tests.simulation.loop import Process, Stuck, VirtualLoop, current_process, run_virtual
 from tests.simulation.network import Network
-from tests.simulation.node import MODEL, TIMING, Node
+from tests.simulation.node import MODEL, SUBJECTS, TIMING, Node
 from tests.simulation.plan import FAULTS_END_S, SERVICES, Ask, Fault, Kind, Plan, make_plan
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class World:
         self.gateways: dict[str, GatewayApp] = {}
         self.apps: dict[str, App] = {}  # workers and routers
         self.calls: list[Call] = []
+        self._calling: dict[str, asyncio.Task[None]] = {}
         self._step_s = self.rng.choice((0.004, 0.02, 0.05))
         self._depth = self.rng.choice((0, 1))
         builders = {
@@ -159,10 +161,10 @@ class World:
         for nodes in self.nodes.values():
             for node in nodes:
                 node.start()
-        acts = [self._inject(fault) for fault in self.plan.faults] + [
-            self._call(ask) for ask in self.plan.asks
-        ]
-        await asyncio.gather(*acts)
+        keeper = LogKeeper(MemoryBus(self.broker, "log-keeper"), SUBJECTS)
+        await Process("log-keeper", self.loop).run(keeper.start())
+        self._calling = {ask.request_id: asyncio.create_task(self._call(ask)) for ask in self.plan.asks}
+        await asyncio.gather(*(self._inject(fault) for fault in self.plan.faults))
         await self._until(self._running_calls, FAULTS_END_S + RECOVERY_S, "calls have not ended")
         await self._until(self._held, self.loop.time() + RELEASE_S, "something is still held")
 
@@ -174,13 +176,24 @@ class World:
 
     async def _call(self, ask: Ask) -> None:
         await asyncio.sleep(ask.at)
+        node = await self._ready_gateway()
+        assert node.process is not None
+        call = Call(ask, node.process, may_be_refused=self.plan.max_queue < 10, may_lose_log=self.plan.loses)
+        self.calls.append(call)
+        task = node.process.run(call.run(self.gateways[node.name].client))
+        while not call.is_over:
+            await asyncio.sleep(0.1)
+            if not call.is_over and (task.done() or call.process.is_killed):
+                node = await self._ready_gateway()
+                assert node.process is not None
+                log.info("%s comes back to %s", ask.request_id, node.name)
+                call.process = node.process
+                task = node.process.run(call.come_back(self.gateways[node.name].client))
+
+    async def _ready_gateway(self) -> Node:
         while not (ready := [node for node in self.nodes["gateway"] if node.is_ready]):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        node = self.rng.choice(ready)
-        assert node.process is not None
-        call = Call(ask, node.process, may_be_refused=self.plan.max_queue < 10)
-        self.calls.append(call)
-        node.process.run(call.run(self.gateways[node.name].client))
+        return self.rng.choice(ready)
 
     async def _inject(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at)
@@ -224,13 +237,17 @@ class World:
                 resubmissions=counters.resubmissions, replays=counters.replays, stale=counters.stale_rows
             )
         found.update(preemptions=sum(engine.num_preempted for engine in self.engines.values()))
+        found.update(resumed_elsewhere=sum(call.was_resumed for call in self.calls))
         found.update(fault.kind.value for fault in self.plan.faults)
         return found
 
     # -- what must be true -----------------------------------------------------------------------------------
 
     def _running_calls(self) -> list[str]:
-        return [f"{call.ask.request_id} ({call.progress})" for call in self.calls if not call.is_over]
+        calls = {call.ask.request_id: call.progress for call in self.calls}
+        return [
+            f"{name} ({calls.get(name, 'not begun')})" for name, t in self._calling.items() if not t.done()
+        ]
 
     def _held(self) -> list[str]:
         """What a live service holds though no client wants anything any more."""
