@@ -160,13 +160,39 @@ def new_runner(config: RunnerConfig, loaded: LoadedModel, num_blocks: int) -> Mo
     )
 
 
+# Each kind of sampling has kernels of its own. Compiled in service, one would stall every stream for a second.
+_KINDS_OF_SAMPLING = (
+    SlotSampling(temperature=1.0, top_p=0.9, top_k=50),
+    SlotSampling(temperature=1.0, presence_penalty=0.1),
+    SlotSampling(temperature=1.0, logit_bias={0: 1.0}),
+    SlotSampling(temperature=1.0, logprobs=1),
+    SlotSampling(temperature=1.0, allowed_token_ids=[0, 1]),
+)
+
+
 def run_largest_step(config: RunnerConfig, loaded: LoadedModel) -> None:
-    """The step with the most tokens and the most sampled rows, over the scratch block alone."""
+    """The steps that need the most memory, and one of each kind that service will see, over the scratch block alone.
+
+    The most sampled rows; the longest prompt; a chunk beside decodes under every kind of sampling.
+    """
     runner = new_runner(config, loaded, num_blocks=1)
     rows = min(config.max_slots, config.max_step_tokens)
-    length = min(config.max_step_tokens // rows, loaded.max_model_len)
-    tokens = np.zeros(length, np.int32)
-    sampling = SlotSampling(temperature=1.0, top_p=0.9, top_k=50)
-    plan = StepPlan(0, starts=[SlotStart(slot, sampling) for slot in range(rows)])
-    plan.prefills = [PrefillChunk(slot, 0, tokens, samples=True) for slot in range(rows)]
-    runner.launch(plan).result()
+    lengths = [min(config.max_step_tokens // rows, loaded.max_model_len)] * rows
+    runner.launch(_scratch_step(lengths, [], _KINDS_OF_SAMPLING[0])).result()
+    runner.launch(
+        _scratch_step([min(config.max_step_tokens, loaded.max_model_len)], [], SlotSampling())
+    ).result()
+    if config.max_slots > 1 and loaded.max_model_len > 1:
+        for sampling in _KINDS_OF_SAMPLING:
+            runner.launch(_scratch_step([1, 1], [], sampling)).result()
+            runner.launch(_scratch_step([1], [1], sampling)).result()
+
+
+def _scratch_step(lengths: list[int], decode_slots: list[int], sampling: SlotSampling) -> StepPlan:
+    """Prompts of these lengths in slots 0, 1, ..., beside decodes of slots that have their prompts."""
+    plan = StepPlan(0, starts=[SlotStart(slot, sampling) for slot in range(len(lengths))])
+    plan.prefills = [
+        PrefillChunk(slot, 0, np.zeros(length, np.int32), samples=True) for slot, length in enumerate(lengths)
+    ]
+    plan.decode_slots = decode_slots
+    return plan

@@ -7,7 +7,8 @@ from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.graphs import SAMPLING_KINDS, StepGraphs, bucket_sizes
 from services.worker.runner.interface import Runner
-from services.worker.runner.load import load_model, new_runner
+from services.worker.runner.load import load_model, new_runner, run_largest_step
+from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import SlotSampling
 from services.worker.runner.start import RootRunner
 from tests.fakes.naive_engine import Job, NaiveEngine
@@ -93,3 +94,22 @@ def test_a_lone_chunk_is_replayed_padded_and_its_tokens_are_those_of_an_exact_st
         graphs, eager = (NaiveEngine(runner, chunk_size=16).generate([job]) for runner in padded)
         assert replayed == sizes
         assert graphs == eager
+
+
+@torch.inference_mode()
+def test_the_steps_that_measure_memory_run_on_any_shape(tmp_path):
+    for slots, tokens in ((4, 16), (1, 8), (3, 2)):
+        config = RunnerConfig(
+            str(make_model(tmp_path / f"{slots}", "llama")), device="cpu", max_slots=slots, max_step_tokens=tokens,
+            max_model_len=64, cpu_threads=1,
+        )  # fmt: skip
+        loaded = load_model(config, TensorParallel(), torch.device("cpu"))
+        with pytest.MonkeyPatch.context() as patch:
+            launched = []
+            launch = ModelRunner.launch
+            patch.setattr(
+                ModelRunner, "launch", lambda self, plan: launched.append(plan) or launch(self, plan)
+            )  # noqa: B023
+            run_largest_step(config, loaded)
+        assert max(plan.num_tokens for plan in launched) <= max(tokens, 2)
+        assert any(len(plan.starts) == min(slots, tokens) for plan in launched)
