@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 
 from tests.simulation.plan import make_plan
-from tests.simulation.world import Result, simulate
+from tests.simulation.play import Result, simulate
 
 
 def digest(result: Result) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sim-seed", type=int, default=None, help="play this seed alone, with its timeline")
-    parser.addoption("--sim-seeds", type=int, default=int(os.environ.get("SHOAL_SIM_SEEDS", "2000")))
+    parser.addoption("--sim-seeds", type=int, default=None, help="how many worlds to play")

@@ -34,7 +34,11 @@ def shares(num_seeds: int, num_processes: int) -> list[str]:
 
 @pytest.mark.timeout(1800)
 def test_every_promise_holds_in_every_world(request: pytest.FixtureRequest) -> None:
-    seed, num_seeds = request.config.getoption("--sim-seed"), request.config.getoption("--sim-seeds")
+    # The options exist only when this folder was named on the command line: pytest asks its conftest then.
+    seed = request.config.getoption("--sim-seed", default=None)
+    num_seeds = request.config.getoption("--sim-seeds", default=None) or int(
+        os.environ.get("SHOAL_SIM_SEEDS", "2000")
+    )
     if seed is not None:
         playing = [start("--seed", str(seed), "--trace")]
     else:
