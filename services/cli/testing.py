@@ -14,11 +14,12 @@ from services.cli.rundir import REPO
 from services.cli.screen import Screen
 from services.common.options import OptionError
 
-HELP = """./shoal test [--compose] [--soak DURATION] [pytest arguments]
+HELP = """./shoal test [--compose] [--soak DURATION [--seed N]] [pytest arguments]
 
 Without arguments: ruff, import directions, mypy, then all of tests/ but the containers.
   --compose         build the images and try them as a stack (needs docker or podman with compose)
   --soak 30m        kill services at random for so long and print what it cost (s, m or h)
+  --seed N          which kills; the same seed strikes the same services in the same order
 Other arguments go to pytest as they are: ./shoal test tests/unit -x
 """
 
@@ -70,21 +71,19 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(HELP, end="")
         return 0
-    words, soak, is_compose = list(argv), "", False
+    words, is_compose = list(argv), False
     if "--compose" in words:
         words.remove("--compose")
         is_compose = True
-    if "--soak" in words:
-        at = words.index("--soak")
-        soak = words[at + 1] if at + 1 < len(words) else ""
-        del words[at : at + 2]
+    soak, seed = _take(words, "--soak"), _take(words, "--seed")
     env = dict(os.environ, PYTHONPATH=os.environ.get("PYTHONPATH") or str(REPO))
     env.setdefault("OMP_NUM_THREADS", "2")
     tally, screen = Tally(), Screen()
     if is_compose:
         words = ["tests/compose", "--timeout", "2400", *words]
-    elif soak:
+    elif soak is not None:
         env["SHOAL_SOAK_SECONDS"] = str(seconds(soak))
+        env["SHOAL_SOAK_SEED"] = str(_whole_number("--seed", seed or "0"))
         words = ["-m", "soak", "-s", "--timeout", "0", *(words or ["tests/faults"])]
     elif not words:
         words = ["--ignore=tests/compose"]
@@ -94,6 +93,22 @@ def main(argv: list[str]) -> int:
     # The plain line that any CI can read, whatever else was printed.
     print(f"{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped", flush=True)
     return 1 if tally.failed or not tally.passed else 0
+
+
+def _take(words: list[str], flag: str) -> str | None:
+    """Removes a flag and its value; the value, or None where the flag is not there."""
+    if flag not in words:
+        return None
+    at = words.index(flag)
+    value = words[at + 1] if at + 1 < len(words) else ""
+    del words[at : at + 2]
+    return value
+
+
+def _whole_number(flag: str, text: str) -> int:
+    if not text.isdecimal():
+        raise OptionError(f"{flag} {text}: expected a whole number")
+    return int(text)
 
 
 def _check(name: str, command: Sequence[str], env: dict[str, str], screen: Screen) -> bool:

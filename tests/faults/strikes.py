@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -16,7 +17,7 @@ from tests.fakes.stack import Stack
 from tests.fakes.waiting import until
 
 PAUSE_S = 2.5  # longer than the lease: a paused service counts as dead, and comes back fenced
-RECOVERY_S = 60.0
+RECOVERY_S = 90.0
 
 KILL, TERM, PAUSE = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP
 Fault = tuple[str, signal.Signals]  # target, signal
@@ -30,10 +31,11 @@ def pid_of(stack: Stack, target: str) -> int:
     return stack.pid(target)
 
 
-async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> None:
-    """Sends each fault's signal; what was paused goes on after PAUSE_S."""
+async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> float:
+    """Sends each fault's signal; what was paused goes on after PAUSE_S. Returns when it struck, by the wall clock."""
     pids = [(pid_of(stack, target), number) for target, number in faults]
     await asyncio.sleep(after_s)
+    struck_at = time.time()
     for pid, number in pids:
         os.kill(pid, number)
     paused = [pid for pid, number in pids if number == PAUSE]
@@ -42,6 +44,7 @@ async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> None:
         for pid in paused:
             with suppress(ProcessLookupError):  # a worker ends a rank that answers nothing
                 os.kill(pid, signal.SIGCONT)
+    return struck_at
 
 
 async def wait_until_whole(stack: Stack) -> None:

@@ -1,0 +1,120 @@
+"""How fast a fault is seen and made good: ``python -m bench.faults [--repeat 3]``.
+
+Every service is struck under a load of sixteen clients that never pause. From the requests' own traces: how long
+until the first gateway acted on the fault (submitted again or asked for a replay). From the clients: the worst
+stall of each stream that ran at the time, and the time to the first token of requests sent within three seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.cli.trace import collect
+from services.common.model_files import DEMO_MODEL
+from tests.fakes.stack import Stack
+from tests.faults.conftest import COPIES
+from tests.faults.load import Answer, Load
+from tests.faults.strikes import KILL, PAUSE, TERM, Fault, strike, wait_until_whole
+from tests.faults.workload import jobs, run_all
+
+FAULTS: list[Fault] = [
+    ("worker-1", KILL), ("worker-2", TERM), ("worker-1", PAUSE), ("rank of worker-2", KILL),
+    ("router-1", KILL), ("router-2", TERM), ("router-1", PAUSE),
+    ("detokenizer-1", KILL), ("detokenizer-2", TERM), ("detokenizer-1", PAUSE),
+    ("gateway-1", KILL), ("gateway-2", TERM), ("gateway-2", PAUSE),
+    ("kvstore-1", KILL), ("redis", KILL), ("nats", KILL), ("nats", PAUSE),
+]  # fmt: skip
+BEFORE_S, AFTER_S = 2.5, 3.0
+NUM_TRACES = 12
+
+
+@dataclass(slots=True)
+class Figures:
+    """Seconds, gathered over repeats."""
+
+    detection: list[float] = field(default_factory=list)
+    stalls: list[float] = field(default_factory=list)
+    first_token: list[float] = field(default_factory=list)
+    calm_first_token: list[float] = field(default_factory=list)
+    num_requests: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def shown(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} / {max(values):.2f}" if values else "-"
+
+
+async def detections(stack: Stack, hit: Sequence[Answer], struck_at: float) -> list[float]:
+    """From the strike to the first act of a gateway, for each of the requests that acted."""
+    found = []
+    for answer in hit:
+        request_id = answer.outcome.stream_path.rpartition("/")[2]
+        replies = await collect(stack.state["bus"], request_id, 0.3) if request_id else []
+        acts = [
+            event.at_s - struck_at
+            for reply in replies
+            for event in reply.events
+            if reply.service == "gateway" and event.at_s > struck_at
+            and (event.event in ("replay", "bounced") or (event.event == "submit" and event.fields["attempt"] != "1"))
+        ]  # fmt: skip
+        found += [min(acts)] if acts else []
+    return found
+
+
+async def measure(stack: Stack, load: Load, fault: Fault, figures: Figures) -> None:
+    struck_at = 0.0
+
+    async def work() -> None:
+        nonlocal struck_at
+        await asyncio.sleep(BEFORE_S)
+        struck_at = await strike(stack, [fault], 0.0)
+        await asyncio.sleep(AFTER_S)
+        await wait_until_whole(stack)
+
+    await load.during(work())
+    streams = [answer for answer in load.answers if answer.outcome.first_token_s]
+    hit = [a for a in streams if a.sent_at + a.outcome.first_token_s < struck_at < a.done_at]
+    figures.stalls += [a.outcome.worst_stall_s for a in hit]
+    after = [a for a in streams if struck_at <= a.sent_at < struck_at + AFTER_S]
+    figures.first_token += [a.outcome.first_token_s for a in after]
+    before = [a for a in streams if a.sent_at + a.outcome.first_token_s < struck_at]
+    figures.calm_first_token += [a.outcome.first_token_s for a in before]
+    figures.num_requests += len(load.answers)
+    figures.failures += load.failures
+    worst = sorted(hit, key=lambda a: -a.outcome.worst_stall_s)[:NUM_TRACES]
+    figures.detection += await detections(stack, worst, struck_at)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=3)
+    arguments = parser.parse_args()
+    flags = (*COPIES, "--model_name", "m", "--deterministic", "--stream_retention", "60")
+    todo, table = jobs("m"), {fault: Figures() for fault in FAULTS}
+    with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), DEMO_MODEL, *flags) as stack:
+        expected = asyncio.run(run_all(stack.base_urls, todo))
+        for _ in range(arguments.repeat):
+            for fault, figures in table.items():
+                load = Load(stack.base_urls, todo, expected, may_repeat=True)
+                asyncio.run(measure(stack, load, fault, figures))
+                print(f"{fault[0]} {fault[1].name}: stalls {shown(figures.stalls)}", flush=True)
+    print(
+        "\n| fault | requests, failed | seen after, s (p50 / max) | stall of running streams | TTFT within 3 s | TTFT before |"
+    )
+    print("|---|---|---|---|---|---|")
+    for (target, number), f in table.items():
+        row = [
+            f"{f.num_requests}, {len(f.failures)}",
+            *map(shown, (f.detection, f.stalls, f.first_token, f.calm_first_token)),
+        ]
+        print(f"| {target} {number.name} | {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
