@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
-    flags = (*COPIES, "--model_name", "m", "--deterministic", "--stream_retention", "60")
+    flags = (*COPIES, "--model_name", "m", "--stream_retention", "60")
     todo, table = jobs("m"), {fault: Figures() for fault in FAULTS}
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), DEMO_MODEL, *flags) as stack:
         expected = asyncio.run(run_all(stack.base_urls, todo))

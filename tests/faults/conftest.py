@@ -27,7 +27,7 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def faulty_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    flags = (*COPIES, "--model_name", "m", "--deterministic", "--stream_retention", "60")
+    flags = (*COPIES, "--model_name", "m", "--stream_retention", "60")
     with Stack(tmp_path_factory.mktemp("faults"), DEMO_MODEL, *flags) as running:
         yield running
 

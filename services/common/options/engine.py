@@ -146,7 +146,6 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
     Option("graph_split_batch_size", int, 32, "Batches up to here are captured densely.", WORKER, minimum=1),
     Option("graph_grow_step_size", int, 16, "Step between captured batches beyond.", WORKER, minimum=1),
     # determinism, names, ids
-    Option("deterministic", bool, False, "Batch-invariant numerics.", WORKER),
     Option("random_seed", int, 0, "Seed of dummy weights.", WORKER, ("seed",), minimum=0),
     Option("eos_id", list, [], "Ids that end a sequence; empty: the model's.", ("worker", "gateway")),
     Option("nccl_host", str, "127.0.0.1", "Where ranks meet.", WORKER),
@@ -170,6 +169,7 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
 )
 
 ENGINE_NOT_YET: dict[str, str] = {
+    "deterministic": "batch-invariant numerics are planned; --data_type float32 makes near-ties rare",
     "quant_type": "quantization is planned; load a bf16 checkpoint",
     "quantization": "quantization is planned; load a bf16 checkpoint",
     "quant_cfg": "quantization is planned",
