@@ -97,19 +97,20 @@ def test_a_lone_chunk_is_replayed_padded_and_its_tokens_are_those_of_an_exact_st
 
 
 @torch.inference_mode()
-def test_the_steps_that_measure_memory_run_on_any_shape(tmp_path):
-    for slots, tokens in ((4, 16), (1, 8), (3, 2)):
-        config = RunnerConfig(
-            str(make_model(tmp_path / f"{slots}", "llama")), device="cpu", max_slots=slots, max_step_tokens=tokens,
-            max_model_len=64, cpu_threads=1,
-        )  # fmt: skip
-        loaded = load_model(config, TensorParallel(), torch.device("cpu"))
-        with pytest.MonkeyPatch.context() as patch:
-            launched = []
-            launch = ModelRunner.launch
-            patch.setattr(
-                ModelRunner, "launch", lambda self, plan: launched.append(plan) or launch(self, plan)
-            )  # noqa: B023
-            run_largest_step(config, loaded)
-        assert max(plan.num_tokens for plan in launched) <= max(tokens, 2)
-        assert any(len(plan.starts) == min(slots, tokens) for plan in launched)
+@pytest.mark.parametrize(("slots", "tokens"), [(4, 16), (1, 8), (3, 2)])
+def test_the_steps_that_measure_memory_run_on_any_shape(tmp_path, monkeypatch, slots, tokens):
+    launched = []
+    launch = ModelRunner.launch
+
+    def note(runner, plan):
+        launched.append(plan)
+        return launch(runner, plan)
+
+    monkeypatch.setattr(ModelRunner, "launch", note)
+    config = RunnerConfig(
+        str(make_model(tmp_path, "llama")), device="cpu", max_slots=slots, max_step_tokens=tokens,
+        max_model_len=64, cpu_threads=1,
+    )  # fmt: skip
+    run_largest_step(config, load_model(config, TensorParallel(), torch.device("cpu")))
+    assert max(plan.num_tokens for plan in launched) == max(tokens, min(slots, 2))
+    assert any(len(plan.starts) == min(slots, tokens) for plan in launched)
