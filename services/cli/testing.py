@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         is_compose = True
     soak, seed = _take(words, "--soak"), _take(words, "--seed")
     env = dict(os.environ, PYTHONPATH=os.environ.get("PYTHONPATH") or str(REPO))
-    env.setdefault("OMP_NUM_THREADS", "2")
+    env.setdefault("OMP_NUM_THREADS", "1")  # tests start many processes: threads would spin for each other
     tally, screen = Tally(), Screen()
     if is_compose:
         words = ["tests/compose", "--timeout", "2400", *words]
