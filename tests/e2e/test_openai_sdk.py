@@ -79,7 +79,7 @@ def test_prompts_may_be_texts_and_ids_one_or_many(client: OpenAI):
 def test_several_choices_share_a_prompt_and_differ(client: OpenAI):
     answer = client.chat.completions.create(
         model="m",
-        messages=PROMPT,
+        messages=[{"role": "user", "content": "Tell me a story about the sea."}],
         n=4,
         temperature=2.0,
         max_tokens=16,
