@@ -148,8 +148,6 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
     # determinism, names, ids
     Option("random_seed", int, 0, "Seed of dummy weights.", WORKER, ("seed",), minimum=0),
     Option("eos_id", list, [], "Ids that end a sequence; empty: the model's.", ("worker", "gateway")),
-    Option("nccl_host", str, "127.0.0.1", "Where ranks meet.", WORKER),
-    Option("nccl_port", int, 0, "Their port; 0 picks a free one.", WORKER, minimum=0, maximum=65535),
     Option(
         "replay_retention",
         float,
@@ -169,6 +167,8 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
 )
 
 ENGINE_NOT_YET: dict[str, str] = {
+    "nccl_host": "the ranks of a worker are on one machine and find each other",
+    "nccl_port": "the ranks of a worker meet on a free port",
     "deterministic": "batch-invariant numerics are planned; --data_type float32 makes near-ties rare",
     "quant_type": "quantization is planned; load a bf16 checkpoint",
     "quantization": "quantization is planned; load a bf16 checkpoint",
