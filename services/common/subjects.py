@@ -50,6 +50,10 @@ class Subjects:
     def detokenizer_frames(self, detokenizer_id: str) -> str:
         return f"{self.namespace}.detokenizer.{token(detokenizer_id)}.frames"
 
+    # gateway -> one detokenizer: Cancel, of streams
+    def detokenizer_cancel(self, detokenizer_id: str) -> str:
+        return f"{self.namespace}.detokenizer.{token(detokenizer_id)}.cancel"
+
     # detokenizer -> one gateway: TextFrame
     def gateway_frames(self, gateway_id: str) -> str:
         return f"{self.namespace}.gateway.{token(gateway_id)}.frames"

@@ -85,6 +85,7 @@ class DetokenizerApp:
         self._subscriptions = [
             await subscribe(subjects.heartbeats("gateway"), self._on_heartbeat),
             await subscribe(subjects.detokenizer_frames(self._id), self._on_frame),
+            await subscribe(subjects.detokenizer_cancel(self._id), self._on_cancel),
         ]
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -124,6 +125,9 @@ class DetokenizerApp:
         self._metrics.seconds.observe(clock() - now)
         for note in actions.notes:
             self._take_note(note)
+
+    async def _on_cancel(self, message: Message) -> None:
+        self._streams.cancel(decode(Cancel, message.data), asyncio.get_running_loop().time())
 
     async def _send(self, gateway_id: str, frame: TextFrame) -> None:
         """One message, or as many as the bus's limit makes of it."""

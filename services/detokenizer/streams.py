@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from services.common.messages.control import Cancel
 from services.common.messages.frames import RUNNING, STOP, StreamInfo, TextFrame, TokenFrame
 from services.detokenizer.config import StreamLimits
 from services.detokenizer.decoding import Decoding
@@ -74,6 +75,13 @@ class StreamTable:
         for row in rows_of(frame):
             self._apply_row(row, frame.worker_id, actions, now)
         return actions
+
+    def cancel(self, cancel: Cancel, now: float) -> None:
+        """Ends streams that nobody reads any more. They are kept a while as ended: late rows start nothing anew."""
+        for name, attempt in zip(cancel.streams, cancel.stream_attempts, strict=False):
+            stream = self._streams.get(name)
+            if stream is not None and stream.attempt <= attempt and not stream.ended:
+                stream.ended, stream.row_at = True, now
 
     def forget(self, now: float, dead_gateways: Iterable[str] = ()) -> None:
         """Drops finished streams after a while, silent ones, and those whose gateway is gone."""

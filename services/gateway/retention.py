@@ -31,7 +31,7 @@ class StreamRecord:
     path: str
     body: bytes
     tenant: str
-    created: int
+    created: float
     seed: int
     prompts: list[Ids] = field(default_factory=list)
 

@@ -125,7 +125,19 @@ def hasty_gateway(small_stack: Stack, tmp_path: Path) -> Iterator[str]:
         assert process.wait(30) == 0
 
 
-async def test_a_deadline_ends_a_request_wherever_it_is(small_stack: Stack, hasty_gateway: str) -> None:
+async def test_the_deployments_deadline_ends_a_request_wherever_it_is(
+    small_stack: Stack, hasty_gateway: str
+) -> None:
+    await check_deadline(small_stack, hasty_gateway)
+
+
+async def test_a_requests_own_deadline_ends_it_wherever_it_is(small_stack: Stack) -> None:
+    await check_deadline(small_stack, small_stack.base_urls[0], timeout=TIMEOUT_S)
+
+
+async def check_deadline(small_stack: Stack, url: str, **fields: Any) -> None:
+    """A request to ``url`` with ``fields`` ends after TIMEOUT_S, in its answer's middle and in the line."""
+    headers = {"Authorization": "Bearer key-one"}
     addresses = {row["service"]: row["address"] for row in small_stack.services().values()}
 
     def figure(service: str, name: str) -> float:
@@ -135,17 +147,18 @@ async def test_a_deadline_ends_a_request_wherever_it_is(small_stack: Stack, hast
         # In the middle of its answer: what came before the deadline came, then an error, then the end.
         lines = []
         async with client.stream(
-            "POST", hasty_gateway + "/v1/completions", json=body_of(1900, stream=True, n=4)
+            "POST", url + "/v1/completions", json=body_of(1900, stream=True, n=4, **fields), headers=headers
         ) as response:
             lines = [line[6:] async for line in response.aiter_lines() if line.startswith("data: ")]
         assert len(lines) > 4
         assert json.loads(lines[-2])["error"]["code"] == "deadline_exceeded"
         assert lines[-1] == "[DONE]"
         await until(lambda: figure("worker", "shoal_worker_used_blocks") == 0, "its blocks", 20)
+        await until(lambda: figure("detokenizer", "shoal_detokenizer_streams") == 0, "its streams", 20)
         # In the line, behind a batch that is full: the router drops it too.
         holding = await hold_the_worker(client, small_stack.base_urls[0])
         await until(lambda: figure("router", "shoal_router_line_requests") > 0, "the line", 30)
-        response = await client.post(hasty_gateway + "/v1/completions", json=body_of(4))
+        response = await client.post(url + "/v1/completions", json=body_of(4, **fields), headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
         for task in holding:
             task.cancel()

@@ -165,7 +165,7 @@ class Client:
                 case SendReplay():
                     self._replay(running.state.request_id, action)
                 case SendCancel():
-                    self._cancel(running.state.request_id, action)
+                    self._cancel(running.state, action)
         if running.state.is_done:
             running.life.notify()
 
@@ -176,12 +176,19 @@ class Client:
         replay = Replay(action.streams, [action.attempt] * len(action.streams), action.detokenizer_id)
         self._spawn(self.bus.publish(self.subjects.worker_replay(action.worker_id), encode(replay)))
 
-    def _cancel(self, request_id: str, action: SendCancel) -> None:
+    def _cancel(self, state: RequestState, action: SendCancel) -> None:
+        """Tells the holder, and the detokenizer, which would keep the streams for minutes of silence."""
         self.counters.cancels += 1
-        cancel = Cancel([request_id], [action.attempt], reason=action.reason)
-        worker = action.worker_id
+        cancel = Cancel([state.request_id], [action.attempt], reason=action.reason)
+        worker, names = action.worker_id, state.stream_ids
         subject = self.subjects.worker_cancel(worker) if worker else self.subjects.cancel()
         self._spawn(self.bus.publish(subject, encode(cancel)))
+        if state.detokenizer_id:
+            streams = Cancel(
+                streams=names, stream_attempts=[action.attempt] * len(names), reason=action.reason
+            )
+            subject = self.subjects.detokenizer_cancel(state.detokenizer_id)
+            self._spawn(self.bus.publish(subject, encode(streams)))
 
     async def _submit(self, running: Running, attempt: int) -> None:
         state, request_id = running.state, running.state.request_id

@@ -58,7 +58,7 @@ class RequestState:
         self.holder: tuple[str, str] = ("", "")  # (service, id) of who last reported it
         self.worker_id = ""
         self.detokenizer_id = ""
-        self._deadline = now + spec.timeout_s if spec.timeout_s > 0 else float("inf")
+        self._deadline = now + spec.timeout_s - spec.waited_s if spec.timeout_s > 0 else float("inf")
         self._started_at = self._reported_at = self._retry_at = now
         self._backoff_s = 0.0
 

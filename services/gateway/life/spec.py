@@ -38,6 +38,7 @@ class Spec:
     priority: int = 0
     cache_salt: str = ""
     timeout_s: float = 0.0  # 0: none
+    waited_s: float = 0.0  # how much of it had passed before the request came here
 
 
 @dataclass(slots=True)

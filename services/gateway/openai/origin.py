@@ -15,14 +15,20 @@ from services.gateway.retention import MAX_RECORD_BYTES, Resume, StreamRecord
 
 @dataclass(slots=True)
 class Origin:
-    """``seed`` is used where the client gave none. ``resume`` is set for a call that is taken up."""
+    """``created``: when the client sent it, by the wall clock, which all gateways share.
+
+    ``seed`` is used where the client gave none. ``resume`` is set for a call that is taken up.
+    """
 
     path: str
     body: bytes
     request_id: str
-    created: int
+    created: float
     seed: int
     resume: Resume | None = None
+
+    def age_s(self) -> float:
+        return max(0.0, time.time() - self.created)
 
     def record(self, caller: Caller, prompts: list[list[int]]) -> bytes:
         """The first entry of the call's log; empty when it is too long to be kept."""
@@ -36,6 +42,6 @@ def new_origin(gateway: Gateway, request: Request, body: bytes) -> Origin:
         request.url.path,
         body,
         gateway.new_request_id(request),
-        int(time.time()),
+        time.time(),
         gateway.client.rng.getrandbits(63),
     )

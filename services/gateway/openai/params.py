@@ -15,6 +15,7 @@ MAX_LOGIT_BIAS = 1024
 MAX_BAD_WORDS = 256
 MAX_STOP_CHARS = 4096
 MAX_PRIORITY = 2**31 - 1
+MAX_TIMEOUT_S = 7 * 86400
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions
 
 _NONE: tuple[Any, ...] = (None, False, [], {}, "")
@@ -242,3 +243,11 @@ def check_stream_options(body: GenerationBody) -> None:
 
 def priority_of(body: GenerationBody) -> int:
     return ranged("priority", body.priority, -MAX_PRIORITY, MAX_PRIORITY)
+
+
+def timeout_of(body: GenerationBody, deployment_s: float) -> float:
+    """Seconds that the request may take: the least of what it and the deployment say; 0: any."""
+    if body.timeout is None:
+        return deployment_s
+    asked = float(ranged("timeout", body.timeout, 0, MAX_TIMEOUT_S, above_low=True))
+    return min(asked, deployment_s) if deployment_s else asked

@@ -45,7 +45,7 @@ async def respond(
     if resume is not None:
         prepared.prompt_ids = resume.prompts
     specs = await _specs(gateway, caller, prepared, origin)
-    call = _call(gateway, prepared, f"{prefix}-{origin.request_id}", origin.created)
+    call = _call(gateway, prepared, f"{prefix}-{origin.request_id}", int(origin.created))
     clock = asyncio.get_running_loop().time
     stream = bool(prepared.body.stream)
     wording = renderer(call)
@@ -102,6 +102,7 @@ async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, origin: O
     shown = params.num_choices(body, limits)
     stream = params.stream_params(body, params.stop_strings(body, limits), keep_special=prepared.keep_special)
     seed, priority = params.seed_of(body), params.priority_of(body)
+    timeout_s = params.timeout_of(body, gateway.timeout_s)
     made, max_len = prepared.num_choices or shown, gateway.max_len()
     tokens = [
         params.output_limit(body, len(p), max_len, prepared.default_max_tokens) for p in prepared.prompt_ids
@@ -123,7 +124,8 @@ async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, origin: O
                 weight=caller.weight,
                 priority=priority,
                 cache_salt=caller.cache_salt + (body.cache_salt or ""),
-                timeout_s=gateway.timeout_s,
+                timeout_s=timeout_s,
+                waited_s=origin.age_s(),
             )
         )
     return specs

@@ -92,6 +92,13 @@ class GenerationBody(Body):
     add_special_tokens: bool | None = None
     priority: int = 0
     cache_salt: str | None = None
+    timeout: Annotated[
+        Finite | None,
+        Field(
+            description="seconds, over 0, after which the request ends wherever it is, with code "
+            "deadline_exceeded; --timeout ends it sooner"
+        ),
+    ] = None
 
 
 class ChatBody(GenerationBody):

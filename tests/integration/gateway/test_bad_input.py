@@ -64,6 +64,11 @@ CASES: list[tuple[str, dict[str, Any], int, str, str | None, str]] = [
     (CHAT, {"logprobs": True, "top_logprobs": 21}, 400, "invalid_value", "top_logprobs", "at most 20"),
     (CHAT, {"top_logprobs": 2}, 400, "invalid_value", "top_logprobs", "logprobs"),
     (CHAT, {"stream_options": {"include_usage": True}}, 400, "invalid_value", "stream_options", "stream"),
+    (CHAT, {"timeout": 0}, 400, "invalid_value", "timeout", "over 0 and at most 604800"),
+    (CHAT, {"timeout": -1.5}, 400, "invalid_value", "timeout", "over 0"),
+    (CHAT, {"timeout": "5"}, 400, "invalid_value", "timeout", "number"),
+    (CHAT, {"timeout": True}, 400, "invalid_value", "timeout", "number"),
+    (COMPLETIONS, {"timeout": 1e300}, 400, "invalid_value", "timeout", "at most 604800"),
     (CHAT, {"priority": 2**40}, 400, "invalid_value", "priority", "priority"),
     (
         CHAT,

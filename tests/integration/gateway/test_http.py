@@ -12,7 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from services.common.bus import Message
 from services.common.bus.nats import NatsBus
+from services.common.messages.codec import decode
+from services.common.messages.control import Cancel
 from services.common.messages.frames import ERROR
 from services.common.messages.request import SubmitReply
 from tests.fakes.backend import FakeBackend, Script, words
@@ -59,6 +62,7 @@ async def test_the_clients_request_id_is_in_the_answer_and_in_the_trace(gateway:
     async with gateway.http() as http:
         answer = await http.post(COMPLETIONS, json=BODY, headers={"X-Request-Id": "my id/7"})
     assert answer.headers["x-request-id"].startswith("myid7-")
+    await until(lambda: gateway.runtime.recorder.of("myid7")[-1].event == "ended")
     trace = gateway.runtime.recorder.of("myid7")
     assert [event.event for event in trace][:2] == ["received", "submit"]
     assert trace[-1].fields["how"] == "finished"
@@ -87,6 +91,51 @@ async def test_an_engine_failure_in_mid_stream_is_the_last_event(
     assert found[-2]["error"]["message"] == "out of luck"
     assert found[-1] == "[DONE]"
     assert (whole.status_code, whole.json()["error"]["code"]) == (500, "engine_failure")
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/chat/completions"])
+async def test_a_requests_own_deadline_ends_it_and_frees_what_it_held(
+    gateway: RunningGateway, backend: FakeBackend, path: str
+) -> None:
+    backend.script = lambda request, choice: words("x " * 500)
+    backend.token_s = 0.02
+    body = BODY | CHAT | {"max_tokens": 500, "timeout": 0.4, "n": 2}
+    told: list[str] = []
+
+    async def on_cancel(message: Message) -> None:
+        told.extend(decode(Cancel, message.data).streams)
+
+    await backend.bus.subscribe(backend.subjects.detokenizer_cancel("detokenizer-1"), on_cancel)
+    async with gateway.http() as http:
+        async with http.stream("POST", path, json=body | {"stream": True}) as answer:
+            assert answer.status_code == 200
+            found = [event.data async for event in events(answer)]
+        whole = await http.post(path, json=body)
+    assert len(found) > 4, "what came in time was given out"
+    assert found[-2]["error"]["code"] == "deadline_exceeded"
+    assert "0.4 s" in found[-2]["error"]["message"]
+    assert found[-1] == "[DONE]"
+    assert (whole.status_code, whole.json()["error"]["code"]) == (504, "deadline_exceeded")
+    streams = [f"{request.request_id}:{i}" for request in backend.client_requests() for i in (0, 1)]
+    await until(lambda: set(streams) <= set(told), "the detokenizer to be told")
+    assert {request.request_id for request in backend.client_requests()} <= set(backend.cancelled)
+    assert all(0 < request.timeout_s <= 0.4 for request in backend.client_requests())
+    assert not [name for name in backend.running if not name.startswith("canary")]
+    assert gateway.app.gateway.client.num_requests == 0
+
+
+async def test_the_deployments_deadline_ends_a_request_that_asks_for_a_later_one(
+    connect_bus: Connect, model_dir: Path, backend: FakeBackend
+) -> None:
+    async with running_gateway(await connect_bus("gateway"), model_dir, "--timeout", "5") as running:
+        await until_ready(running)
+        backend.submitted.clear()
+        async with running.http() as http:
+            for timeout in (2, 100, None):
+                await http.post(COMPLETIONS, json=BODY | {"timeout": timeout})
+    left = [request.timeout_s for request in backend.client_requests()]
+    assert left[0] <= 2 < left[1] <= 5
+    assert 2 < left[2] <= 5
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -286,4 +335,7 @@ async def test_openapi_describes_the_bodies(gateway: RunningGateway) -> None:
         "schema"
     ]
     assert body == {"$ref": "#/components/schemas/ChatBody"}
+    for model in ("ChatBody", "CompletionBody"):
+        fields = document["components"]["schemas"][model]["properties"]
+        assert "seconds" in fields["timeout"]["description"]
     assert "max_completion_tokens" in document["components"]["schemas"]["ChatBody"]["properties"]

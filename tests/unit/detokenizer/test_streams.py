@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import DecodeError
+from services.common.messages.control import Cancel
 from services.common.messages.frames import (
     ERROR,
     LENGTH,
@@ -216,6 +217,17 @@ def test_long_replays_leave_in_several_rows(decoding: Decoding) -> None:
     text = only(table.apply(frame([70] * 25, about=info(), finish=LENGTH), 0.0))
     assert (text.first, text.counts, text.finish) == ([0, 10, 20], [10, 10, 5], [RUNNING, RUNNING, LENGTH])
     assert text.text_offset == [0, 10, 20]
+
+
+def test_a_cancelled_stream_has_ended_for_its_attempt_and_later_ones_live(table: StreamTable) -> None:
+    table.apply(frame([70, 71], about=info()), 0.0)
+    table.cancel(Cancel(streams=["r:0", "unknown:0"], stream_attempts=[1, 1]), 0.1)
+    assert table.num_live() == 0
+    late = table.apply(frame([72], first=2), 0.2)
+    assert (late.frames, late.replays, late.cancels) == ({}, [], [])
+    table.apply(frame([72], first=2, attempt=2, about=info(prior=[70, 71])), 0.3)
+    table.cancel(Cancel(streams=["r:0"], stream_attempts=[1]), 0.4)
+    assert only(table.apply(frame([73], first=3, attempt=2), 0.5)).ids == [73]
 
 
 def test_streams_are_forgotten(decoding: Decoding) -> None:

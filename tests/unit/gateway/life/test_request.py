@@ -239,6 +239,13 @@ def test_the_deadline_ends_a_request_wherever_it_is() -> None:
     assert stage.request.error.status == 504
 
 
+def test_what_had_passed_before_it_came_here_counts_towards_the_deadline() -> None:
+    stage = Stage(timeout_s=2.0, waited_s=1.5).start()
+    assert stage.request.build_message(stage.now).timeout_s == pytest.approx(0.5)
+    assert stage.pass_time(0.4, held_by="w1") == []
+    assert stage.pass_time(0.2, held_by="w1") == [SendCancel("w1", 1, "deadline_exceeded")]
+
+
 def test_a_full_line_is_told_to_a_new_client_and_borne_by_one_that_was_accepted() -> None:
     full = SubmitReply(False, "r1", code="queue_full", reason="full", retry_after_s=2)
     stage = Stage()
