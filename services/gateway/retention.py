@@ -13,7 +13,7 @@ from typing import Any
 
 from services.common.errors import InvalidValue
 from services.common.messages.codec import Ids, message
-from services.common.messages.frames import RUNNING
+from services.common.messages.frames import ERROR, RUNNING
 from services.common.messages.retention import StreamLog, StreamLogAppend
 from services.gateway.http.generation import Renderer
 from services.gateway.life.spec import Restored, RestoredChoice
@@ -74,10 +74,12 @@ class Resume:
             if not 0 <= choice.index < len(self.positions):
                 continue
             seen = self.positions[choice.index]
-            ids, text, finish = choice.ids, choice.text, choice.finish
+            known = RestoredChoice(
+                choice.ids, choice.text, choice.finish, choice.stop_reason, choice.cached_tokens
+            )
             if wants_logprobs and not seen.has_end:
-                ids, text, finish = ids[: seen.num_ids], text[: seen.num_chars], RUNNING
-            known = RestoredChoice(ids, text, finish)
+                known.ids, known.text = choice.ids[: seen.num_ids], choice.text[: seen.num_chars]
+                known.finish, known.stop_reason = RUNNING, None
             requests[choice.index // num_choices].choices[choice.index % num_choices] = known
         return requests
 
@@ -103,14 +105,19 @@ class Journal:
     def add(self, deltas: Sequence[Delta], attempt: int) -> None:
         append = self._append
         for delta in deltas:
-            text = delta.text
+            text, row = delta.text, len(append.choices)
+            if delta.stop_reason is not None:
+                append.stop_reasons[row] = delta.stop_reason
+            if delta.cached_tokens and delta.num_ids == len(delta.ids):
+                append.cached_tokens[row] = delta.cached_tokens
             append.choices.append(delta.choice)
             append.first.append(delta.num_ids - len(delta.ids))
             append.counts.append(len(delta.ids))
             append.ids += delta.ids
             append.texts.append(text)
             append.text_offset.append(delta.num_chars - len(text))
-            append.finish.append(delta.finish)
+            # Whoever takes a failed choice up gets its error anew, from another attempt.
+            append.finish.append(delta.finish if delta.finish != ERROR else RUNNING)
         if self._clock() - self._sent_at >= FLUSH_S:
             self.flush(attempt)
 

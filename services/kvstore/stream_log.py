@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
@@ -96,32 +97,45 @@ def merge_log(request_id: str, appends: Sequence[StreamLogAppend]) -> StreamLog:
     Rows of several attempts agree, because a resume is exact. Pure.
     """
     request = next((append.request for append in appends if append.request), b"")
-    rows = sorted((row for append in appends for row in _rows(append)), key=lambda row: row[:2])
+    rows = sorted(
+        (row for append in appends for row in _rows(append)), key=lambda row: (row.choice, row.first)
+    )
     choices: dict[int, StreamLogChoice] = {}
-    for index, first, ids, text_offset, text, finish in rows:
-        choice = choices.setdefault(index, StreamLogChoice(index, []))
-        if first > len(choice.ids) or text_offset > len(choice.text) or choice.finish != RUNNING:
+    for row in rows:
+        choice = choices.setdefault(row.choice, StreamLogChoice(row.choice, []))
+        if row.first > len(choice.ids) or row.text_offset > len(choice.text) or choice.finish != RUNNING:
             continue  # beyond a gap, or after the end
-        if first + len(ids) < len(choice.ids) or text_offset + len(text) < len(choice.text):
+        if row.first + len(row.ids) < len(choice.ids) or row.text_offset + len(row.text) < len(choice.text):
             continue  # wholly known
-        choice.ids += ids[len(choice.ids) - first :]
-        choice.text += text[len(choice.text) - text_offset :]
-        choice.finish = finish
+        choice.ids += row.ids[len(choice.ids) - row.first :]
+        choice.text += row.text[len(choice.text) - row.text_offset :]
+        choice.finish, choice.stop_reason = row.finish, row.stop_reason
+        choice.cached_tokens = choice.cached_tokens or row.cached_tokens
     attempt = max((append.attempt for append in appends), default=0)
     ordered = [choices[index] for index in sorted(choices)]
     return StreamLog(request_id, bool(request), attempt, request, ordered)
 
 
-Row = tuple[int, int, list[int], int, str, int]  # choice, first, ids, text offset, text, finish
+class _Row(NamedTuple):
+    choice: int
+    first: int
+    ids: list[int]
+    text_offset: int
+    text: str
+    finish: int
+    stop_reason: int | str | None
+    cached_tokens: int
 
 
-def _rows(append: StreamLogAppend) -> list[Row]:
+def _rows(append: StreamLogAppend) -> list[_Row]:
     columns = (append.choices, append.first, append.counts, append.text_offset, append.texts, append.finish)
     if len({len(column) for column in columns}) != 1 or sum(append.counts) != len(append.ids):
         return []
-    rows: list[Row] = []
+    rows: list[_Row] = []
     start = 0
-    for index, first, count, offset, text, finish in zip(*columns, strict=True):
-        rows.append((index, first, append.ids[start : start + count], offset, text, finish))
+    for i, (index, first, count, offset, text, finish) in enumerate(zip(*columns, strict=True)):
+        ids = append.ids[start : start + count]
+        reason, cached = append.stop_reasons.get(i), append.cached_tokens.get(i, 0)
+        rows.append(_Row(index, first, ids, offset, text, finish, reason, cached))
         start += count
     return rows

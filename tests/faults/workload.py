@@ -40,10 +40,11 @@ class Job:
 
 @dataclass(slots=True)
 class Outcome:
-    """What the client saw. ``texts`` by choice; ``finish`` by choice; ``error`` is empty when all went well."""
+    """What the client saw, by choice. ``error`` is empty when all went well."""
 
     texts: dict[int, str] = field(default_factory=dict)
     finish: dict[int, str] = field(default_factory=dict)
+    stop_reasons: dict[int, int | str | None] = field(default_factory=dict)
     ids: dict[int, list[int]] = field(default_factory=dict)
     completion_tokens: int = -1
     error: str = ""
@@ -220,6 +221,7 @@ def _take(payload: dict[str, Any], outcome: Outcome) -> None:
         outcome.ids.setdefault(i, []).extend(choice.get("token_ids") or [])
         if choice.get("finish_reason"):
             outcome.finish[i] = choice["finish_reason"]
+            outcome.stop_reasons[i] = choice["stop_reason"]
     if payload.get("usage"):
         outcome.completion_tokens = payload["usage"]["completion_tokens"]
 
@@ -231,7 +233,7 @@ def differences(found: list[Outcome], expected: list[Outcome]) -> list[str]:
         if a.error:
             lines.append(f"job {i}: {a.error}")
             continue
-        for what in ("texts", "finish", "ids", "completion_tokens"):
+        for what in ("texts", "finish", "stop_reasons", "ids", "completion_tokens"):
             if getattr(a, what) != getattr(b, what):
                 lines.append(
                     f"job {i}: {what} differ: {getattr(a, what)!r:.200} instead of {getattr(b, what)!r:.200}"

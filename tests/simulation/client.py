@@ -43,7 +43,7 @@ class Call:
     read_at: float = 0.0
     has_begun: bool = False  # the client has the headers, and in them where to come back to
     may_lose_log: bool = False  # messages are lost in this world
-    was_resumed: bool = False  # at another gateway; logs do not keep stop reasons
+    was_resumed: bool = False  # at another gateway
     expected: list[Expected] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -182,8 +182,7 @@ class Call:
             raise Broken(f"choice {i}: text {self.texts[i]!r}, expected {expected.text!r}")
         if delta.finish != RUNNING:
             self.finished[i] = True
-            reason = expected.stop_reason if self.was_resumed else delta.stop_reason
-            found = Expected(tuple(ids), self.texts[i], delta.finish, reason)
+            found = Expected(tuple(ids), self.texts[i], delta.finish, delta.stop_reason)
             if found != expected:
                 raise Broken(f"choice {i} ended as {found}, expected {expected}")
 

@@ -1,4 +1,4 @@
-"""The log of a stream, kept by kvstore beyond its gateway's death (`--stream_retention`).
+"""The log of a stream, kept by kvstore beyond its gateway's death, where the deployment or the request asks for it.
 
 A gateway appends what it has sent to its client; any gateway reads it when that client comes back with
 Last-Event-ID. A log needs not be complete: a request resumes exactly from any prefix of its ids, and what is
@@ -27,7 +27,10 @@ class StreamLogAppend:
     ids: Ids = field(default_factory=list)  # all rows' ids, one after the other
     texts: list[str] = field(default_factory=list)
     text_offset: Ids = field(default_factory=list)
-    finish: Ids = field(default_factory=list)  # RUNNING, STOP, LENGTH or ERROR (frames.py)
+    finish: Ids = field(default_factory=list)  # RUNNING, STOP or LENGTH (frames.py)
+    stop_reasons: dict[int, int | str] = field(default_factory=dict)  # row -> stop id or stop string
+    cached_tokens: dict[int, int] = field(default_factory=dict)  # a choice's first row -> found in the cache
+    retention_s: float = 0.0  # kept for so long after this append; 0: as kvstore has it by default
 
 
 @message
@@ -45,6 +48,8 @@ class StreamLogChoice:
     ids: Ids
     text: str = ""
     finish: int = 0
+    stop_reason: int | str | None = None
+    cached_tokens: int = 0
 
 
 @message

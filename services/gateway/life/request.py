@@ -78,7 +78,7 @@ class RequestState:
         for stream in self.streams:
             known = restored.choices.get(stream.choice)
             if known is not None:
-                stream.restore(known.ids, known.text, known.finish)
+                stream.restore(known)
         if all(stream.is_finished for stream in self.streams):
             self.phase = Phase.DONE
 

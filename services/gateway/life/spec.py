@@ -46,6 +46,8 @@ class RestoredChoice:
     ids: list[int]
     text: str
     finish: int
+    stop_reason: int | str | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(slots=True)

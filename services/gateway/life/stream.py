@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.common.messages.frames import ERROR, RUNNING, RowLogprobs
+from services.gateway.life.spec import RestoredChoice
 
 
 @dataclass(slots=True)
@@ -134,11 +135,14 @@ class StreamState:
     def failed(self) -> bool:
         return self.finish == ERROR
 
-    def restore(self, ids: list[int], text: str, finish: int) -> None:
+    def restore(self, known: RestoredChoice) -> None:
         """Begins with what a log has of the choice; all of it is given out as the first delta."""
-        self.output_ids, self.num_chars, self.finish = list(ids), len(text), finish
-        if ids or finish != RUNNING:
-            delta = self._pending = Delta(self.choice, list(ids), [text], finish=finish)
+        ids, text = known.ids, known.text
+        self.output_ids, self.num_chars, self.finish = list(ids), len(text), known.finish
+        if ids or known.finish != RUNNING:
+            self._cached_tokens = known.cached_tokens
+            delta = self._pending = Delta(self.choice, list(ids), [text], finish=known.finish)
+            delta.stop_reason, delta.cached_tokens = known.stop_reason, known.cached_tokens
             delta.num_ids, delta.num_chars = len(ids), len(text)
 
     def begin_attempt(self, now: float) -> None:

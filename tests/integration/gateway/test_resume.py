@@ -14,11 +14,12 @@ import pytest
 from services.common.bootstrap import Context
 from services.common.bus.nats import NatsBus
 from services.common.lifecycle import Identity
+from services.common.messages.frames import ERROR
 from services.common.options import parse
 from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder, Metrics
 from services.kvstore.app import KvstoreApp
-from tests.fakes.backend import FakeBackend, words
+from tests.fakes.backend import FakeBackend, Script, words
 from tests.fakes.gateway import MODEL, TIMING, RunningGateway, running_gateway
 from tests.fakes.servers import RedisServer
 
@@ -67,12 +68,13 @@ async def read(answer: httpx.Response, count: int | None = None) -> list[Event]:
 
 
 async def broken_and_resumed(
-    gateways: list[RunningGateway], path: str, body: dict[str, Any], *, after: int
+    gateways: list[RunningGateway], path: str, body: dict[str, Any], *, after: int, then: int = 0
 ) -> tuple[list[Event], list[Event]]:
+    """The events that arrived, and those after them at another gateway. ``then`` more were sent and are lost."""
     first, second = gateways
     async with first.http(**KEY) as http, http.stream("POST", path, json=body | {"stream": True}) as answer:
         address = answer.headers["x-stream-path"]
-        before = await read(answer, after)
+        before = (await read(answer, after + then))[:after]
     headers = {"Last-Event-ID": before[-1].id}
     async with second.http(**KEY) as http, http.stream("GET", address, headers=headers) as answer:
         assert answer.status_code == 200
@@ -82,6 +84,12 @@ async def broken_and_resumed(
 def texts(found: list[Event]) -> str:
     choices = [c for event in found if event.data != "[DONE]" for c in event.data["choices"]]
     return "".join(c["text"] if "text" in c else c["delta"].get("content", "") for c in choices)
+
+
+def ends(found: list[Event]) -> dict[int, tuple[str, str | None]]:
+    """Why each choice ended."""
+    choices = [c for event in found if event.data != "[DONE]" for c in event.data["choices"]]
+    return {c["index"]: (c["finish_reason"], c["stop_reason"]) for c in choices if c["finish_reason"]}
 
 
 @pytest.mark.parametrize("after", [1, 12])
@@ -122,6 +130,42 @@ async def test_a_finished_stream_is_given_out_from_its_log(
             again = await read(answer)
     assert texts(whole[:6]) + texts(rest) == LONG == texts(again)
     assert len(backend.client_requests()) == num_submitted
+
+
+async def test_a_choice_that_had_ended_keeps_its_reason_and_is_not_made_again(
+    gateways: list[RunningGateway], backend: FakeBackend
+) -> None:
+    ended = words("w0 w1 w2 w3 w4 w5", stop_reason="END", cached_tokens=2)
+    backend.script = lambda request, choice: ended if choice.index == 0 else words(LONG, cached_tokens=2)
+    usage = {"stream_options": {"include_usage": True}}
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 100, "n": 2, "stop": ["END"], **usage}
+    async with gateways[0].http(**KEY) as http:
+        answer = http.stream("POST", "/v1/completions", json=body | {"stream": True})
+        async with answer as whole:
+            calm = await read(whole)
+    before, rest = await broken_and_resumed(gateways, "/v1/completions", body, after=4, then=30)
+    assert all(event.data["choices"][0]["finish_reason"] is None for event in before), "it missed the end"
+    assert ends(before + rest) == ends(calm) == {0: ("stop", "END"), 1: ("stop", None)}
+    assert rest[-2].data["usage"] == calm[-2].data["usage"]
+    assert [choice.index for choice in backend.client_requests()[-1].choices] == [1]
+
+
+async def test_a_stream_that_failed_fails_in_the_same_way_again(
+    gateways: list[RunningGateway], backend: FakeBackend
+) -> None:
+    backend.script = lambda request, choice: Script([(5, "a"), (6, "b")], ERROR, error="out of luck")
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 100}
+    _, rest = await broken_and_resumed(gateways, "/v1/completions", body, after=1)
+    assert rest[-2].data["error"]["message"] == "out of luck"
+
+
+async def test_a_stream_that_is_taken_up_keeps_its_deadline(
+    gateways: list[RunningGateway], backend: FakeBackend
+) -> None:
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 100, "timeout": 20}
+    await broken_and_resumed(gateways, "/v1/completions", body, after=12)
+    first, second = backend.client_requests()
+    assert second.timeout_s < first.timeout_s <= 20
 
 
 async def test_streams_of_others_and_unknown_ones_are_not_found(gateways: list[RunningGateway]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidValue
-from services.common.messages.frames import RUNNING, STOP
+from services.common.messages.frames import ERROR, RUNNING, STOP
 from services.common.messages.retention import StreamLogAppend
 from services.gateway.life.stream import Delta
 from services.gateway.openai.render import Positions
@@ -93,6 +93,21 @@ def test_positions_are_read_as_they_are_written() -> None:
 def test_what_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(InvalidValue):
         parse_positions(text, 3)
+
+
+def test_a_journal_keeps_why_a_choice_ended_and_not_that_the_engine_failed() -> None:
+    sent: list[StreamLogAppend] = []
+    journal = Journal("q", b"record", sent.append, lambda: 0.0)
+    stopped, failed = part(0, len(OUTPUT)), part(0, len(OUTPUT))
+    stopped.stop_reason, stopped.cached_tokens, failed.finish = "END", 16, ERROR
+    journal.add([stopped, failed], 1)
+    journal.flush(1)
+    (append,) = sent
+    assert (append.stop_reasons, append.cached_tokens, append.finish) == (
+        {0: "END"},
+        {0: 16},
+        [STOP, RUNNING],
+    )
 
 
 def test_a_journal_sends_a_few_times_a_second_what_came_since() -> None:

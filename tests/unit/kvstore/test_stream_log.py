@@ -38,6 +38,13 @@ def test_a_log_is_the_prefix_of_each_choice():
     ]
 
 
+def test_why_a_choice_ended_and_what_it_found_in_the_cache_are_kept():
+    first, last = append(0, 0, [0, 1], request=b"q"), append(0, 2, [2], finish=STOP)
+    first.cached_tokens, last.stop_reasons = {0: 16}, {0: "END"}
+    (choice,) = merge_log("r", split_log(framed([last, first, last]))).choices
+    assert (choice.stop_reason, choice.cached_tokens, choice.finish) == ("END", 16, STOP)
+
+
 def test_what_follows_a_gap_is_left_out():
     log = merge_log("r", [append(0, 0, [0], request=b"q"), append(0, 2, [2])])
     assert log.choices[0].ids == [0]
