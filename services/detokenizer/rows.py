@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from services.common.errors import DecodeError
-from services.common.messages.frames import RUNNING, RowLogprobs, StreamInfo, TextFrame, TokenFrame
+from services.common.messages.frames import (
+    RUNNING,
+    PromptLogprobs,
+    RowLogprobs,
+    StreamInfo,
+    TextFrame,
+    TokenFrame,
+)
 
 
 @dataclass(slots=True)
@@ -24,6 +31,7 @@ class Row:
     error: str | None
     info: StreamInfo | None
     logprobs: RowLogprobs | None
+    prompt_logprobs: PromptLogprobs | None
 
 
 def rows_of(frame: TokenFrame) -> Iterator[Row]:
@@ -56,12 +64,13 @@ def _rows(frame: TokenFrame) -> Iterator[Row]:
         strict=True,
     )
     stop_ids, errors, infos, logprobs = frame.stop_ids, frame.errors, frame.infos, frame.logprobs
+    prompts = frame.prompt_logprobs
     for i, (stream, attempt, first, count, finish, cached) in enumerate(columns):
         ids = frame.ids[start : start + count]
         start += count
         yield Row(
             stream, attempt, first, ids, finish, cached,
-            stop_ids.get(i), errors.get(i), infos.get(i), logprobs.get(i),
+            stop_ids.get(i), errors.get(i), infos.get(i), logprobs.get(i), prompts.get(i),
         )  # fmt: skip
 
 
@@ -115,6 +124,8 @@ def add_row(
     if row.logprobs is not None and ids:
         start = first - row.first
         frame.logprobs[index] = slice_logprobs(row.logprobs, start, start + len(ids))
+    if row.prompt_logprobs is not None:
+        frame.prompt_logprobs[index] = row.prompt_logprobs
 
 
 _ROW_LISTS = ("streams", "attempts", "first", "counts", "texts", "text_offset", "finish", "cached_tokens")

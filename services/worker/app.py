@@ -195,7 +195,7 @@ class WorkerApp:
         self._journal.step(output, self._info, self._streams)
         applied = self._streams.apply(output, self._now())
         self._journal.applied(applied)
-        for detokenizer_id, frame in applied.frames.items():
+        for detokenizer_id, frame in applied.outgoing:
             await self._publish(self._subjects.detokenizer_frames(detokenizer_id), frame)
         if output.stored or output.removed:
             events = self._kv.apply(output.stored, output.removed)

@@ -46,7 +46,7 @@ class Journal:
                 log.debug("preempted: KV blocks are short", extra={"request_id": stream.request_id})
 
     def applied(self, applied: Applied) -> None:
-        self.metrics.frames.inc(len(applied.frames))
+        self.metrics.frames.inc(len(applied.outgoing))
         for stream in applied.started:
             self._record(stream.request_id, "first token", stream=stream.stream)
         for stream in applied.ended:

@@ -6,13 +6,14 @@ every token after it. Expected tokens come from ``expected_ids``, which knows no
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
 from services.worker.runner.interface import RunnerInfo
-from services.worker.runner.plan import Float32Array, SlotSampling, StepPlan, StepResult
+from services.worker.runner.plan import Float32Array, PromptScores, SlotSampling, StepPlan, StepResult
 
 _MASK = (1 << 61) - 1
 
@@ -39,6 +40,20 @@ def expected_ids(
             break
         cell = _mix(cell, ids[-1])
     return ids
+
+
+def score(cell: int, token: int) -> int:
+    """Stands for the log probability of a token after the positions that a cell sums up."""
+    return -(_mix(cell, token) // 7 % 10_000)
+
+
+def expected_scores(prompt: list[int]) -> list[int]:
+    """Those of the prompt's ids from the second on."""
+    cell, scores = 1, []
+    for token, following in itertools.pairwise(prompt):
+        cell = _mix(cell, token)
+        scores.append(score(cell, following))
+    return scores
 
 
 @dataclass(slots=True)
@@ -110,6 +125,8 @@ class FakeRunner:
             assert 0 < block < self.info.num_blocks, "a block that is not the engine's"
             self._tables[slot][column] = block
         drawn = [self._decode(slot) for slot in plan.decode_slots]
+        scores: list[tuple[int, int]] = []  # (score, id)
+        num_top = max((c.num_top for c in plan.prefills if len(c.scored_ids)), default=0)
         written = [(slot, self._slot(slot).length - 1, self._slot(slot).length) for slot in plan.decode_slots]
         for chunk in plan.prefills:
             state = self._slot(chunk.slot)
@@ -117,6 +134,9 @@ class FakeRunner:
             state.length = chunk.start
             for token in chunk.token_ids.tolist():
                 self._write(chunk.slot, token)
+            for i, token in enumerate(chunk.scored_ids.tolist(), start=chunk.start + chunk.first_scored):
+                assert chunk.start <= i < state.length, "a position outside the chunk is scored"
+                scores.append((score(self._read(chunk.slot, i), token), token))
             written.append((chunk.slot, chunk.start, state.length))
             if chunk.samples:
                 drawn.append(self._draw(chunk.slot))
@@ -130,6 +150,7 @@ class FakeRunner:
             logprobs=values if wants_logprobs else None,
             top_ids=np.asarray([[t, 0] for t in drawn], np.int32) if wants_logprobs else None,
             top_logprobs=np.asarray([[v, -99.0] for v in values], np.float32) if wants_logprobs else None,
+            prompt=_prompt_scores(scores, num_top) if plan.has_scored else None,
         )
 
     def _slot(self, slot: int) -> _Slot:
@@ -170,3 +191,14 @@ class FakeRunner:
             for column in range(start // size, -(-end // size))
         ]
         assert len(blocks) == len(set(blocks)), "two sequences write into one block"
+
+
+def _prompt_scores(scores: list[tuple[int, int]], num_top: int) -> PromptScores:
+    """An id is always the likeliest in its place, and the ids after it follow."""
+    values = np.asarray([value for value, _ in scores], np.float32)
+    return PromptScores(
+        values,
+        np.ones(len(scores), np.int32),
+        np.asarray([[token + k for k in range(num_top)] for _, token in scores], np.int32),
+        np.asarray([[value - k for k in range(num_top)] for value, _ in scores], np.float32),
+    )

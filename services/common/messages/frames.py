@@ -26,6 +26,50 @@ class RowLogprobs:
 
 
 @message
+class PromptLogprobs:
+    """Log probabilities of a prompt's ids ``first``, ``first + 1``, ...: all of them, or a part.
+
+    A prompt's first id follows nothing and has none, so parts begin at 1. They are in order, and all of them come
+    before the stream's first id. Numbers stay packed (little-endian, 4 bytes each), because nobody but the gateway
+    looks into them.
+    """
+
+    first: int
+    values: bytes  # float32
+    ranks: bytes  # int32, 1 for the likeliest id
+    num_top: int = 0
+    top_ids: bytes = b""  # int32, count * num_top, row-major, likeliest first
+    top_values: bytes = b""  # float32
+
+    @property
+    def count(self) -> int:
+        return len(self.values) // 4
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.values) + len(self.ranks) + len(self.top_ids) + len(self.top_values)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every column has as many numbers as it must."""
+        row, top = 4 * self.count, 4 * self.count * self.num_top
+        columns = (self.values, self.ranks, self.top_ids, self.top_values)
+        return self.first > 0 and tuple(map(len, columns)) == (row, row, top, top)
+
+    def part(self, start: int, end: int) -> PromptLogprobs:
+        """Those of its ``start``-th to its ``end - 1``-th id."""
+        row, top = slice(4 * start, 4 * end), slice(4 * start * self.num_top, 4 * end * self.num_top)
+        return PromptLogprobs(
+            self.first + start,
+            self.values[row],
+            self.ranks[row],
+            self.num_top,
+            self.top_ids[top],
+            self.top_values[top],
+        )
+
+
+@message
 class StreamInfo:
     """What a detokenizer must know before the first row of a stream's attempt; sent with it and with replays."""
 
@@ -54,6 +98,8 @@ class TokenFrame:
     errors: dict[int, str] = field(default_factory=dict)  # row -> what went wrong, where finish is ERROR
     infos: dict[int, StreamInfo] = field(default_factory=dict)  # row -> set on first rows and replays
     logprobs: dict[int, RowLogprobs] = field(default_factory=dict)
+    # Rows that have these have no ids, and a StreamInfo that says nothing of prior ids.
+    prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)
 
 
 @message
@@ -78,3 +124,4 @@ class TextFrame:
     stop_reasons: dict[int, int | str] = field(default_factory=dict)  # row -> stop id or stop string
     errors: dict[int, str] = field(default_factory=dict)
     logprobs: dict[int, RowLogprobs] = field(default_factory=dict)
+    prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)

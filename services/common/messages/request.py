@@ -24,7 +24,7 @@ class SamplingParams:
     The next token is a function of (prompt ids, ids so far, these parameters, the choice's seed) alone.
     """
 
-    max_tokens: int
+    max_tokens: int  # 0: the prompt is computed, and nothing is drawn
     min_tokens: int = 0
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0
@@ -81,6 +81,9 @@ class GenerateRequest:
     priority: int = 0  # lower goes first, as in vLLM
     cache_salt: str = ""  # prefixes are shared only under one salt
     adapter: str = ""
+    # Log probabilities of the prompt's own ids, in the frames of the first choice. -1: none; 0: each id's; n: also
+    # the n likeliest in its place.
+    prompt_logprobs: int = -1
     timeout_s: float = 0.0  # time left when this message was sent; 0: none. Relative: clocks differ
 
 

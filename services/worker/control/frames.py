@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from services.common.messages.frames import RowLogprobs, StreamInfo, TokenFrame
+from services.common.messages.frames import RUNNING, PromptLogprobs, RowLogprobs, StreamInfo, TokenFrame
 from services.worker.control.stream import StreamLog
 
-# Ids in one replay row: with 20 likeliest ids for each, a frame stays far under the bus's limit.
+# Ids in one replay row, or scored in one frame: with 20 likeliest ids for each, a frame stays far under the bus's limit.
 MAX_ROW_IDS = 8192
 
 
@@ -30,6 +30,7 @@ class FrameBuilder:
         *,
         info: StreamInfo | None = None,
         logprobs: RowLogprobs | None = None,
+        prompt: PromptLogprobs | None = None,
     ) -> None:
         frame = self._frames.get(log.detokenizer_id)
         if frame is None:
@@ -51,6 +52,8 @@ class FrameBuilder:
             frame.infos[row] = info
         if logprobs is not None:
             frame.logprobs[row] = logprobs
+        if prompt is not None:
+            frame.prompt_logprobs[row] = prompt
 
 
 def replay_frames(worker_id: str, log: StreamLog) -> list[TokenFrame]:
@@ -73,4 +76,20 @@ def replay_frames(worker_id: str, log: StreamLog) -> list[TokenFrame]:
             logprobs=log.logprobs_of(start, end),
         )
         frames += builder.frames.values()
+    return frames
+
+
+def prompt_frames(worker_id: str, log: StreamLog, parts: list[PromptLogprobs]) -> list[TokenFrame]:
+    """A frame for each part of the prompt's log probabilities; long parts are cut.
+
+    Each stands on its own, as the start of a stream without ids, so a detokenizer hands it on whatever else of the
+    stream it knows.
+    """
+    frames: list[TokenFrame] = []
+    for whole in parts:
+        for start in range(0, whole.count, MAX_ROW_IDS):
+            part = whole.part(start, min(start + MAX_ROW_IDS, whole.count))
+            builder = FrameBuilder(worker_id)
+            builder.add(log, 0, [], RUNNING, info=log.info([]), prompt=part)
+            frames += builder.frames.values()
     return frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.common.messages.frames import RowLogprobs, StreamInfo
+from services.common.messages.frames import PromptLogprobs, RowLogprobs, StreamInfo
 from services.common.messages.request import StreamParams
 
 PROMPT_TAIL_IDS = 16
@@ -27,18 +27,25 @@ class StreamLog:
     ids: list[int]
     num_prior: int  # of ``ids``, those of earlier attempts
     num_top: int = -1  # likeliest ids wanted for each id; -1: no log probabilities
+    max_tokens: int = 1  # 0: what the engine draws is not shown
     cached_tokens: int = 0
     finish: int = 0
     has_ended: bool = False  # finished, or ended from outside; nothing more comes
     has_sent: bool = False  # its first row, with the StreamInfo, has gone out
     stop_id: int | None = None
     error: str = ""
+    prompt: list[PromptLogprobs] = field(default_factory=list)  # in order
     values: list[float] = field(default_factory=list)  # log probabilities of ids[num_prior:]
     top_ids: list[int] = field(default_factory=list)
     top_values: list[float] = field(default_factory=list)
 
     def info(self, prior_ids: list[int]) -> StreamInfo:
         return StreamInfo(self.gateway_id, self.params, prior_ids, self.prompt_tail, self.min_tokens)
+
+    @property
+    def num_prompt_bytes(self) -> int:
+        """What the prompt's log probabilities take."""
+        return sum(part.num_bytes for part in self.prompt)
 
     def append_logprobs(self, row: RowLogprobs) -> None:
         self.values += row.values

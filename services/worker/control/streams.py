@@ -12,11 +12,12 @@ from services.common.messages import frames
 from services.common.messages.control import Bounced, Cancel, Holdings, Replay
 from services.common.messages.frames import TokenFrame
 from services.common.messages.request import GenerateRequest, stream_id
-from services.worker.control.frames import FrameBuilder, replay_frames
+from services.worker.control.frames import FrameBuilder, prompt_frames, replay_frames
 from services.worker.control.stream import PROMPT_TAIL_IDS, StreamLog
 from services.worker.engine.messages import StepOutput
 
 MAX_RETAINED = 4096  # ended streams
+MAX_RETAINED_BYTES = 256 * 1024 * 1024  # of ended streams' prompt log probabilities
 MAX_FENCES = 65536  # attempts remembered of requests that are gone
 
 
@@ -39,8 +40,14 @@ class Applied:
     """What a step's output led to."""
 
     frames: dict[str, TokenFrame] = field(default_factory=dict)  # by detokenizer
+    prompt_frames: list[tuple[str, TokenFrame]] = field(default_factory=list)  # they go first
     started: list[StreamLog] = field(default_factory=list)  # had their first id
     ended: list[StreamLog] = field(default_factory=list)
+
+    @property
+    def outgoing(self) -> list[tuple[str, TokenFrame]]:
+        """(detokenizer, frame), in the order in which they must be sent."""
+        return [*self.prompt_frames, *self.frames.items()]
 
 
 class StreamTable:
@@ -53,6 +60,7 @@ class StreamTable:
         self._by_handle: dict[int, StreamLog] = {}  # live ones
         self._by_stream: dict[str, StreamLog] = {}
         self._retained: OrderedDict[int, tuple[float, StreamLog]] = OrderedDict()  # by handle: (end, stream)
+        self._num_retained_bytes = 0  # of their prompt log probabilities
         self._fences: OrderedDict[str, int] = OrderedDict()  # request -> highest attempt that is over
         self.num_uncomputed_tokens = 0  # of live streams without a first id
 
@@ -104,6 +112,7 @@ class StreamTable:
                 ids=list(choice.output_ids),
                 num_prior=len(choice.output_ids),
                 num_top=request.sampling.num_logprobs,
+                max_tokens=request.sampling.max_tokens,
             )
             for choice in request.choices
         ]
@@ -161,6 +170,12 @@ class StreamTable:
             log = self._by_handle.get(handle)
             if log is not None:
                 log.cached_tokens = cached
+        for handle, part in output.prompt_logprobs.items():
+            log = self._by_handle.get(handle)
+            if log is not None:
+                log.prompt.append(part)
+                found = prompt_frames(self._worker_id, log, [part])
+                applied.prompt_frames += [(log.detokenizer_id, frame) for frame in found]
         columns = zip(output.handles, output.first, output.counts, strict=True)
         for row, (handle, first, count) in enumerate(columns):
             ids = output.ids[at : at + count]
@@ -169,8 +184,11 @@ class StreamTable:
             if log is None:
                 continue  # cancelled meanwhile
             assert first == len(log.ids), f"{log.stream}: ids from {first}, expected {len(log.ids)}"
+            finish = output.finish.get(row, frames.RUNNING)
+            if finish and ids and not log.max_tokens:
+                ids, finish = [], frames.LENGTH
             log.ids += ids
-            logprobs = output.logprobs.get(row)
+            logprobs = output.logprobs.get(row) if ids else None
             if logprobs is not None:
                 log.append_logprobs(logprobs)
             info = None
@@ -179,7 +197,6 @@ class StreamTable:
                 log.has_sent = True
                 applied.started.append(log)
                 self.num_uncomputed_tokens -= log.num_uncomputed
-            finish = output.finish.get(row, frames.RUNNING)
             if finish != frames.RUNNING:
                 log.finish = finish
                 log.stop_id = log.ids[-1] if finish == frames.STOP else None
@@ -199,6 +216,7 @@ class StreamTable:
             if log is None or log.attempt != attempt:
                 continue
             log.detokenizer_id = replay.detokenizer_id
+            found += prompt_frames(self._worker_id, log, log.prompt)
             if len(log.ids) > log.num_prior or log.has_ended:
                 found += replay_frames(self._worker_id, log)
         return found
@@ -223,9 +241,10 @@ class StreamTable:
         """Forgets requests all of whose streams ended longer ago than the retention."""
         while self._retained:
             handle, (ended_at, log) = next(iter(self._retained.items()))
-            if ended_at + self._retention_s > now and len(self._retained) <= MAX_RETAINED:
+            is_full = len(self._retained) > MAX_RETAINED or self._num_retained_bytes > MAX_RETAINED_BYTES
+            if ended_at + self._retention_s > now and not is_full:
                 return
-            del self._retained[handle]
+            self._unretain(handle)
             held = self._held.get(log.request_id)
             if held is not None and log in held.logs:
                 self._drop_log(held, log)
@@ -245,6 +264,12 @@ class StreamTable:
         log.has_ended = True
         self._by_handle.pop(log.handle, None)
         self._retained[log.handle] = (now, log)
+        self._num_retained_bytes += log.num_prompt_bytes
+
+    def _unretain(self, handle: int) -> None:
+        _, log = self._retained.pop(handle, (0.0, None))
+        if log is not None:
+            self._num_retained_bytes -= log.num_prompt_bytes
 
     def _forget(self, request_id: str) -> list[int]:
         held = self._held.pop(request_id, None)
@@ -253,7 +278,7 @@ class StreamTable:
         self._fence(request_id, held.attempt)
         handles = []
         for log in held.logs:
-            self._retained.pop(log.handle, None)
+            self._unretain(log.handle)
             del self._by_stream[log.stream]
             if self._by_handle.pop(log.handle, None) is not None:
                 handles.append(log.handle)
@@ -272,5 +297,6 @@ class StreamTable:
         assert {log.stream for log in logs} == set(self._by_stream)
         assert {log.handle for log in logs if not log.has_ended} == set(self._by_handle)
         assert {log.handle for log in logs if log.has_ended} == set(self._retained)
+        assert self._num_retained_bytes == sum(log.num_prompt_bytes for _, log in self._retained.values())
         waiting: Iterable[StreamLog] = (log for log in self._by_handle.values() if not log.has_sent)
         assert self.num_uncomputed_tokens == sum(log.num_uncomputed for log in waiting)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from services.common.messages import frames
-from services.common.messages.frames import RowLogprobs
+from services.common.messages.frames import PromptLogprobs, RowLogprobs
 from services.worker.engine.channel import Channel
 from services.worker.engine.messages import Alive, CancelStreams, EngineInfo, Shutdown, StepOutput, Submit
 from services.worker.engine.requests import EngineConfig, SequenceFactory
 from services.worker.runner.interface import Runner, RunnerInfo, StepHandle
-from services.worker.runner.plan import StepPlan, StepResult
+from services.worker.runner.plan import PromptScores, StepPlan, StepResult
 from services.worker.scheduler import Limits, Scheduler, Sequence, StepOutcome
 
 IDLE_SECONDS = 0.5  # how often an idle engine says that it lives
@@ -154,6 +154,11 @@ class Engine:
         )
         if result.logprobs is not None:
             self._add_logprobs(output, outcome, result)
+        if result.prompt is not None:
+            output.prompt_logprobs = {
+                sequence.handle: _prompt_logprobs(result.prompt, ids, at, sequence.prompt_logprobs)
+                for sequence, ids, at in outcome.scored
+            }
         for row in outcome.finish:
             del self._sequences[outcome.handles[row]]
         self._fill_load(output)
@@ -176,6 +181,20 @@ class Engine:
         output.running, output.waiting = self._scheduler.num_running, self._scheduler.num_waiting
         output.free_blocks = self._scheduler.cache.pool.num_free
         output.stored, output.removed = self._scheduler.cache.changes.take()
+
+
+def _prompt_logprobs(scores: PromptScores, ids: range, at: int, num_top: int) -> PromptLogprobs:
+    """Those of the prompt ids ``ids``, the first of which stands at ``at``."""
+    rows = slice(at, at + len(ids))
+    top_ids, top_values = scores.top_ids[rows, :num_top], scores.top_logprobs[rows, :num_top]
+    return PromptLogprobs(
+        ids.start,
+        scores.logprobs[rows].astype("<f4").tobytes(),
+        scores.ranks[rows].astype("<i4").tobytes(),
+        top_ids.shape[1],
+        top_ids.astype("<i4").tobytes(),
+        top_values.astype("<f4").tobytes(),
+    )
 
 
 def _num_prefill_tokens(plan: StepPlan) -> int:

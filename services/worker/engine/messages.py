@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 
 from services.common.messages.codec import Ids, message
-from services.common.messages.frames import RowLogprobs
+from services.common.messages.frames import PromptLogprobs, RowLogprobs
 from services.common.messages.request import GenerateRequest
 
 
@@ -81,6 +81,7 @@ class StepOutput:
     finish: dict[int, int] = field(default_factory=dict)  # row -> finish code, where the stream ended
     errors: dict[int, str] = field(default_factory=dict)  # row -> why, where the code is ERROR
     logprobs: dict[int, RowLogprobs] = field(default_factory=dict)
+    prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)  # handle -> what the step scored
     admitted: dict[int, int] = field(default_factory=dict)  # handle -> its prompt ids found in the cache
     preempted: Ids = field(default_factory=list)  # handles
     stored: bytes = b""  # names of blocks that entered and left the prefix cache, net

@@ -15,6 +15,8 @@ from services.worker.engine.messages import EngineInfo, Submit
 from services.worker.runner.plan import MAX_BAD_WORD_TOKENS, SlotSampling
 from services.worker.scheduler import Sequence
 
+MAX_TOP_LOGPROBS = 100  # in place of one id; gateways allow fewer
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -39,8 +41,10 @@ def check_request(request: GenerateRequest, info: EngineInfo) -> None:
     sampling = request.sampling
     if request.adapter:
         raise Unsupported(f"adapter {request.adapter!r}: LoRA is not there yet", param="model")
-    if not request.prompt_ids or not request.choices or sampling.max_tokens < 1:
-        raise InvalidValue("a request needs a prompt, a choice and max_tokens of at least 1")
+    if not request.prompt_ids or not request.choices or sampling.max_tokens < 0:
+        raise InvalidValue("a request needs a prompt, a choice and max_tokens of at least 0")
+    if request.prompt_logprobs > MAX_TOP_LOGPROBS or sampling.num_logprobs > MAX_TOP_LOGPROBS:
+        raise InvalidValue(f"log probabilities are given for up to {MAX_TOP_LOGPROBS} ids", param="logprobs")
     total = len(request.prompt_ids) + sampling.max_tokens
     if total > info.max_request_tokens:
         raise ContextLengthExceeded(
@@ -126,15 +130,16 @@ class SequenceFactory:
         if self._max_shared_prompt is not None and len(request.prompt_ids) > self._max_shared_prompt:
             salt = f"{salt}\0{len(request.prompt_ids)}"
         root = chain_root(adapter=request.adapter, cache_salt=salt)
-        for handle, choice in zip(submit.handles, request.choices, strict=True):
+        for i, (handle, choice) in enumerate(zip(submit.handles, request.choices, strict=True)):
             yield Sequence(
                 handle=handle,
                 request_id=request.request_id,
                 ids=request.prompt_ids + choice.output_ids,
                 num_prompt=len(request.prompt_ids),
-                max_tokens=params.max_tokens,
+                max_tokens=max(1, params.max_tokens),  # a prompt's last position always draws
                 sampling=slot_sampling(params, choice, stop_ids),
                 order=(request.priority, next(self._arrivals)),
                 chain=HashChain(root, self._block_size),
                 stop_ids=stop_ids,
+                prompt_logprobs=-1 if i else request.prompt_logprobs,
             )

@@ -7,21 +7,32 @@ import torch
 from torch import Tensor
 
 from kernels.sampling import SampleOutput
-from services.worker.runner.plan import StepResult
+from services.worker.runner.plan import PromptScores, StepResult
+from services.worker.runner.prompt_scores import PromptScoreTensors
 from services.worker.runner.staging import Array
 
 
 class DeviceHandle:
     """Copies what a step drew to the host as soon as it is drawn, and waits only when it is asked for."""
 
-    def __init__(self, step: int, slots: Array, output: SampleOutput | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        step: int,
+        slots: Array,
+        output: SampleOutput | None,
+        device: torch.device,
+        prompt: PromptScoreTensors | None = None,
+    ) -> None:
         self._step = step
         self._slots = slots.astype(np.int32)
         self._result: StepResult | None = None
         self._event: torch.cuda.Event | None = None
+        self._prompt = prompt
         fields = (output.ids, output.logprobs, output.top_ids, output.top_logprobs) if output else (None,) * 4
         if device.type == "cuda":
-            self._fields = [_copy_to_host(field) for field in fields]
+            self._fields = [None if field is None else _copy_to_host(field) for field in fields]
+            if prompt is not None:
+                self._prompt = PromptScoreTensors(*map(_copy_to_host, prompt))
             self._event = torch.cuda.Event()
             self._event.record()
         else:
@@ -35,7 +46,7 @@ class DeviceHandle:
             if self._event is not None:
                 self._event.synchronize()
             ids, logprobs, top_ids, top_logprobs = (None if f is None else f.numpy() for f in self._fields)
-            self._fields = []
+            prompt, self._prompt, self._fields = self._prompt, None, []
             self._result = StepResult(
                 step=self._step,
                 slots=self._slots,
@@ -43,12 +54,11 @@ class DeviceHandle:
                 logprobs=logprobs,
                 top_ids=None if top_ids is None else top_ids.astype(np.int32),
                 top_logprobs=top_logprobs,
+                prompt=None if prompt is None else PromptScores(*(field.numpy() for field in prompt)),
             )
         return self._result
 
 
-def _copy_to_host(tensor: Tensor | None) -> Tensor | None:
+def _copy_to_host(tensor: Tensor) -> Tensor:
     """Enqueues the copy. Pinned memory comes from PyTorch's cache, which waits for copies before reuse."""
-    if tensor is None:
-        return None
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -173,15 +173,16 @@ _KINDS_OF_SAMPLING = (
 def run_largest_step(config: RunnerConfig, loaded: LoadedModel) -> None:
     """The steps that need the most memory, and one of each kind that service will see, over the scratch block alone.
 
-    The most sampled rows; the longest prompt; a chunk beside decodes under every kind of sampling.
+    The most sampled rows; the longest prompt, scored; a chunk beside decodes under every kind of sampling.
     """
     runner = new_runner(config, loaded, num_blocks=1)
     rows = min(config.max_slots, config.max_step_tokens)
     lengths = [min(config.max_step_tokens // rows, loaded.max_model_len)] * rows
     runner.launch(_scratch_step(lengths, [], _KINDS_OF_SAMPLING[0])).result()
-    runner.launch(
-        _scratch_step([min(config.max_step_tokens, loaded.max_model_len)], [], SlotSampling())
-    ).result()
+    longest = _scratch_step([min(config.max_step_tokens, loaded.max_model_len)], [], SlotSampling())
+    runner.launch(longest).result()
+    longest.prefills = [replace(c, scored_ids=c.token_ids, num_top=1) for c in longest.prefills]
+    runner.launch(longest).result()
     if config.max_slots > 1 and loaded.max_model_len > 1:
         for sampling in _KINDS_OF_SAMPLING:
             runner.launch(_scratch_step([1, 1], [], sampling)).result()

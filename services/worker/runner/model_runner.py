@@ -31,6 +31,7 @@ from services.worker.runner.inputs import (
 )
 from services.worker.runner.interface import MAX_IN_FLIGHT
 from services.worker.runner.plan import StepPlan
+from services.worker.runner.prompt_scores import PromptScoreTensors, score_prompts
 from services.worker.runner.slots import Array, SlotTable
 from services.worker.runner.staging import Staging, upload
 from services.worker.sampling.parameters import SlotParameters
@@ -92,12 +93,13 @@ class ModelRunner:
         # Room left over among the writes goes to the padding rows' slot.
         spare = self._table.max_slots * self._table.tables.shape[1]
         writes = table_writes(table_index, plan.table_blocks, spare)
+        prompt: PromptScoreTensors | None = None
         if plan.prefills:
-            slots, output = self._run_mixed(plan, writes)
+            slots, output, prompt = self._run_mixed(plan, writes)
         else:
             slots, output = self._run_decodes(plan.decode_slots, writes)
         self._parameters.token_index[slots] += 1
-        handle = DeviceHandle(plan.step, slots, output, self.device)
+        handle = DeviceHandle(plan.step, slots, output, self.device, prompt)
         self._in_flight.append(handle)
         return handle
 
@@ -160,13 +162,15 @@ class ModelRunner:
             views = {name: view[:rows] for name, view in views.items()}
         return slots, self._sample(hidden[:rows], views, views["slots"], slots, features)
 
-    def _run_mixed(self, plan: StepPlan, writes: list[Array]) -> tuple[Array, SampleOutput | None]:
+    def _run_mixed(
+        self, plan: StepPlan, writes: list[Array]
+    ) -> tuple[Array, SampleOutput | None, PromptScoreTensors | None]:
         rows = self._table.place_mixed(plan.decode_slots, plan.prefills)
         rope_rows = self._rope.place(rows.positions, len(plan.decode_slots), plan.prefills)
         values = mixed_values(plan, rows, rope_rows, self._parameters, writes)
         graphs, size = self._captured_chunk(plan)
         if graphs is not None:
-            return self._run_chunk(graphs, size, rows.slots, values)
+            return *self._run_chunk(graphs, size, rows.slots, values), None
         views = self._staging.pack(values, tuple(value.size for value in values))
         self._write_tables(views)
         num_decodes = len(plan.decode_slots)
@@ -183,20 +187,21 @@ class ModelRunner:
             workspace=self._workspace,
         )
         hidden = self._forward(ids, views, meta)
+        prompt = score_prompts(self.model, hidden, plan) if plan.has_scored else None
         slots = rows.slots[rows.sampled]
         if not len(slots):
-            return slots, None
+            return slots, None, prompt
         if len(slots) < len(rows.positions):
             hidden = hidden.index_select(0, views["last_token_rows"])
         features = self._parameters.take_features(slots)
-        return slots, self._sample(hidden, views, views["sampled_slots"], slots, features)
+        return slots, self._sample(hidden, views, views["sampled_slots"], slots, features), prompt
 
     def _captured_chunk(self, plan: StepPlan) -> tuple[StepGraphs | None, int]:
         """The graphs and the size for a step that is one chunk and samples, if it is among them."""
         graphs, chunk = self._chunk_graphs, plan.prefills[0]
         if graphs is None or len(plan.prefills) > 1 or plan.decode_slots or not chunk.samples:
             return None, 0
-        if chunk.start + len(chunk.token_ids) > MAX_REPLAYED_CONTEXT:
+        if chunk.start + len(chunk.token_ids) > MAX_REPLAYED_CONTEXT or plan.has_scored:
             return None, 0
         size = graphs.bucket(len(chunk.token_ids))
         return (None, 0) if size is None else (graphs, size)

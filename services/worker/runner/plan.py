@@ -86,6 +86,11 @@ class PrefillChunk:
     start: int
     token_ids: Int32Array
     samples: bool
+    scored_ids: Int32Array = field(default_factory=_no_ids)
+    """Prompt ids whose log-probabilities are wanted: scored_ids[i] is what follows token_ids[first_scored + i]."""
+    first_scored: int = 0
+    num_top: int = 0
+    """The likeliest ids wanted besides each scored one."""
 
 
 @dataclass(slots=True)
@@ -121,6 +126,25 @@ class StepPlan:
         """The slot of each row of the step's result, in order."""
         return self.decode_slots + [chunk.slot for chunk in self.prefills if chunk.samples]
 
+    @property
+    def has_scored(self) -> bool:
+        """Whether log-probabilities of prompt ids are wanted."""
+        return any(len(chunk.scored_ids) for chunk in self.prefills)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """Log-probabilities of N prompt ids: every chunk's scored_ids, one chunk after the other.
+
+    Of the model's own distribution, in float32. `ranks` count from 1, the likeliest id. `top_ids` and
+    `top_logprobs` are [N, k], likeliest first, with k the largest that any chunk asked for.
+    """
+
+    logprobs: Float32Array
+    ranks: Int32Array
+    top_ids: Int32Array
+    top_logprobs: Float32Array
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -137,6 +161,8 @@ class StepResult:
     logprobs: Float32Array | None = None
     top_ids: Int32Array | None = None
     top_logprobs: Float32Array | None = None
+    prompt: PromptScores | None = None
+    """Set if the plan `has_scored`."""
 
 
 def encode_plan(plan: StepPlan) -> bytes:
@@ -149,7 +175,18 @@ def encode_plan(plan: StepPlan) -> bytes:
                 for s in plan.starts
             ],
             _pack(plan.decode_slots),
-            [(c.slot, c.start, _pack(c.token_ids), c.samples) for c in plan.prefills],
+            [
+                (
+                    c.slot,
+                    c.start,
+                    _pack(c.token_ids),
+                    c.samples,
+                    _pack(c.scored_ids),
+                    c.first_scored,
+                    c.num_top,
+                )
+                for c in plan.prefills
+            ],
             _pack(plan.table_slots),
             _pack(plan.table_columns),
             _pack(plan.table_blocks),
@@ -165,7 +202,10 @@ def decode_plan(data: bytes) -> StepPlan:
         step=step,
         starts=[SlotStart(s, SlotSampling(**p), _unpack(a), _unpack(b), n) for s, p, a, b, n in starts],
         decode_slots=_unpack(decode_slots).tolist(),
-        prefills=[PrefillChunk(slot, start, _unpack(ids), samples) for slot, start, ids, samples in prefills],
+        prefills=[
+            PrefillChunk(slot, start, _unpack(ids), samples, _unpack(scored), first, num_top)
+            for slot, start, ids, samples, scored, first, num_top in prefills
+        ],
         table_slots=_unpack(table_slots).tolist(),
         table_columns=_unpack(table_columns).tolist(),
         table_blocks=_unpack(table_blocks).tolist(),

@@ -33,6 +33,8 @@ def start_runner(config: RunnerConfig) -> Runner:
         ranks.wait_until_loaded()
     except BaseException:
         ranks.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
         raise
     return RootRunner(local, info, ranks)
 

@@ -8,7 +8,7 @@ drawn after it is dropped. Blocks and slots are given back when no step under wa
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class _Step:
     number: int
     sampled: list[Sequence]
     chunks: list[tuple[Sequence, int]]  # (sequence, end of its chunk)
+    scored: list[tuple[Sequence, range]] = field(default_factory=list)  # (sequence, prompt ids to score)
 
 
 class Scheduler:
@@ -156,7 +157,15 @@ class Scheduler:
         end = start + size
         samples = end == sequence.target
         ids = np.array(sequence.ids[start:end], np.int32)
-        plan.prefills.append(PrefillChunk(sequence.slot, start, ids, samples))
+        chunk = PrefillChunk(sequence.slot, start, ids, samples)
+        if scored := sequence.scored_by(start, end):
+            scored_ids = np.array(sequence.ids[scored.start : scored.stop], np.int32)
+            first_row = scored.start - 1 - start
+            chunk = replace(
+                chunk, scored_ids=scored_ids, first_scored=first_row, num_top=sequence.prompt_logprobs
+            )
+            step.scored.append((sequence, scored))
+        plan.prefills.append(chunk)
         step.chunks.append((sequence, end))
         if samples:
             step.sampled.append(sequence)
@@ -183,7 +192,7 @@ class Scheduler:
         """Gives the first in line a slot and blocks for all its ids, if they are there."""
         while self._can_admit and self._batch.has_slot and (head := self._waiting.head()) is not None:
             head.chain.extend(head.ids, len(head.ids))
-            names = head.chain.names[: self.cache.num_matchable(len(head.ids))]
+            names = head.chain.names[: self.cache.num_matchable(head.num_cacheable)]
             found = self.cache.match(names)
             if is_worth_waiting(head, names[len(found) :], self._computing, self.cache.block_size):
                 self._waiting.hold()
@@ -235,6 +244,8 @@ class Scheduler:
         self._last_collected = step.number
         self._publish_chunks(step)
         outcome, self._news = self._news, StepOutcome()
+        if step.scored:
+            _take_scores(step.scored, outcome)
         self._append_ids(step.sampled, result.token_ids.tolist(), outcome)
         if outcome.finish:
             self._batch.sweep()
@@ -311,3 +322,13 @@ class Scheduler:
         assert all(owner.blocks for owner in self._computing.values())
         assert all(not s.blocks and s.slot == -1 for s in self._waiting.sequences())
         assert not self._waiting.num_held or self._computing, "sequences wait for a prefix nobody computes"
+
+
+def _take_scores(scored: list[tuple[Sequence, range]], outcome: StepOutcome) -> None:
+    """A sequence that was preempted meanwhile keeps them: it computes what comes after."""
+    at = 0
+    for sequence, ids in scored:
+        if sequence.state is not State.FINISHED:
+            sequence.num_scored = ids.stop
+            outcome.scored.append((sequence, ids, at))
+        at += len(ids)

@@ -36,6 +36,7 @@ class Sequence:
     order: tuple[int, int]  # (priority, arrival): lower goes first and is preempted last
     chain: HashChain
     stop_ids: frozenset[int] = frozenset()
+    prompt_logprobs: int = -1  # likeliest ids wanted beside each prompt id's log probability; -1: nothing
     state: State = State.WAITING
     slot: int = -1
     blocks: list[int] = field(default_factory=list)
@@ -47,9 +48,11 @@ class Sequence:
     last_step: int = -1  # the last step that names it
     cached_tokens: int = -1  # prompt ids found in the cache at the first admission
     last_position: int = field(init=False)  # KV positions that it needs at most: the last id drawn needs none
+    num_scored: int = field(init=False)  # prompt ids whose log probabilities are known, or not wanted
 
     def __post_init__(self) -> None:
         self.last_position = self.num_prompt + self.max_tokens - 1
+        self.num_scored = self.num_prompt if self.prompt_logprobs < 0 else 1
 
     @property
     def num_outputs(self) -> int:
@@ -58,6 +61,18 @@ class Sequence:
     @property
     def is_running(self) -> bool:
         return self.state in (State.PREFILL, State.DECODE)
+
+    @property
+    def num_cacheable(self) -> int:
+        """All its blocks may come from the cache, but for the one of the last of so many ids.
+
+        A position in front of an id that is still to be scored must be computed: the cache has no logits.
+        """
+        return len(self.ids) if self.num_scored == self.num_prompt else self.num_scored
+
+    def scored_by(self, start: int, end: int) -> range:
+        """The prompt ids that positions start .. end - 1 score: each position the id after it."""
+        return range(max(start + 1, self.num_scored), min(end + 1, self.num_prompt))
 
     def finish(self) -> int:
         """The finish code that its ids call for."""
@@ -75,6 +90,9 @@ class StepOutcome:
     index: list[int] = field(default_factory=list)  # of the id in its sequence's output, over all attempts
     ids: list[int] = field(default_factory=list)
     result_rows: list[int] = field(default_factory=list)  # where the id stands in the StepResult
+    scored: list[tuple[Sequence, range, int]] = field(
+        default_factory=list
+    )  # prompt ids scored, and where the first of them stands in the StepResult's prompt
     finish: dict[int, int] = field(
         default_factory=dict
     )  # row of these columns -> finish code, where it ended

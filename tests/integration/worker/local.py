@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.common.messages.frames import PromptLogprobs
 from services.common.messages.request import GenerateRequest
 from services.worker.cache import PrefixCache
 from services.worker.engine.engine import Engine, engine_info, scheduler_limits
@@ -44,6 +45,7 @@ class Run:
     logprobs: dict[str, list[float]]
     num_preempted: int
     num_prefilled: int
+    prompt: dict[str, list[PromptLogprobs]] = field(default_factory=dict)
 
 
 class LocalEngine:
@@ -108,6 +110,8 @@ def _gather(outputs: list[StepOutput], names: dict[int, str]) -> Run:
         run.num_preempted += len(output.preempted)
         run.num_prefilled += output.prefill_tokens
         run.cached |= {names[handle]: cached for handle, cached in output.admitted.items()}
+        for handle, part in output.prompt_logprobs.items():
+            run.prompt.setdefault(names[handle], []).append(part)
         at = 0
         for row, (handle, count) in enumerate(zip(output.handles, output.counts, strict=True)):
             name = names[handle]

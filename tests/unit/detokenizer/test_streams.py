@@ -13,6 +13,7 @@ from services.common.messages.frames import (
     LENGTH,
     RUNNING,
     STOP,
+    PromptLogprobs,
     RowLogprobs,
     StreamInfo,
     TextFrame,
@@ -312,3 +313,24 @@ def test_any_grouping_loss_doubling_and_resuming_gives_the_same_ids_and_text(
     assert (reader.ids, reader.text, reader.finish, reader.reason) == (
         wanted.ids, wanted.text, wanted.finish, wanted.reason,
     )  # fmt: skip
+
+
+def test_prompt_scores_pass_through_whatever_is_known_of_their_stream(table: StreamTable) -> None:
+    def scored(attempt: int = 1) -> TokenFrame:
+        made = frame([], attempt=attempt, about=info())
+        made.prompt_logprobs[0] = PromptLogprobs(1, b"\0" * 8, b"\0" * 8)
+        return made
+
+    def passes(attempt: int = 1) -> bool:
+        text = only(table.apply(scored(attempt), 0.0))
+        return text.prompt_logprobs == scored().prompt_logprobs and (text.ids, text.texts) == ([], [""])
+
+    assert passes()
+    table.apply(frame([70, 71], about=info()), 0.0)
+    assert passes()
+    assert only(table.apply(frame([72], first=2, finish=LENGTH), 0.0)).first == [2]
+    assert passes()
+    assert passes(attempt=2)
+    assert table.apply(scored(attempt=1), 0.0).frames == {}
+    resumed = frame([73], first=3, attempt=2, about=info(prior=[70, 71, 72]))
+    assert only(table.apply(resumed, 0.0)).first == [3]

@@ -4,8 +4,9 @@ import pytest
 
 from services.common.messages import frames
 from services.common.messages.control import Cancel, Replay
-from services.common.messages.frames import RowLogprobs
+from services.common.messages.frames import PromptLogprobs, RowLogprobs
 from services.common.messages.request import ChoiceState, GenerateRequest, SamplingParams
+from services.worker.control import streams
 from services.worker.control.kv_log import KvLog
 from services.worker.control.peers import GatewayWatch
 from services.worker.control.streams import Admission, StreamTable
@@ -23,7 +24,10 @@ def request(
         model="m",
         prompt_ids=list(range(40)),
         choices=[ChoiceState(i, seed=i, output_ids=ids) for i, ids in enumerate(outputs)],
-        sampling=SamplingParams(max_tokens=50, num_logprobs=int(str(fields.get("num_logprobs", -1)))),
+        sampling=SamplingParams(
+            max_tokens=int(str(fields.get("max_tokens", 50))),
+            num_logprobs=int(str(fields.get("num_logprobs", -1))),
+        ),
     )
 
 
@@ -200,3 +204,63 @@ def test_gateways_die_of_silence_only_while_the_bus_is_heard() -> None:
     assert watch.dead(["h"], 20.0) == []  # nothing was heard for long, not even itself
     watch.on_own_beat(20.1)
     assert watch.dead(["h"], 20.2) == []
+
+
+def scores(first: int, count: int) -> PromptLogprobs:
+    """A part whose numbers tell their places."""
+    values = b"".join(i.to_bytes(4, "little") for i in range(first, first + count))
+    return PromptLogprobs(first, values, values, 2, values + values, values + values)
+
+
+def test_prompt_scores_go_ahead_of_the_ids_and_stand_on_their_own(table: StreamTable) -> None:
+    (handle,), _ = table.admit(request(attempt=2, outputs=([7, 8],)))
+    step = output((handle, 2, [9], 0))
+    step.prompt_logprobs[handle] = scores(1, 39)
+    (_, scored), (_, drawn) = table.apply(step, now=0.0).outgoing
+    assert (scored.first, scored.counts, scored.infos[0].prior_ids) == ([0], [0], [])
+    assert scored.prompt_logprobs == {0: scores(1, 39)}
+    assert (drawn.first, drawn.infos[0].prior_ids, drawn.prompt_logprobs) == ([2], [7, 8], {})
+
+
+def test_prompt_scores_are_replayed_before_and_after_the_first_id_in_frames_of_a_bounded_size(
+    table: StreamTable,
+) -> None:
+    (handle,), _ = table.admit(request())
+    step = output()
+    step.prompt_logprobs[handle] = whole = scores(1, 20_000)
+    assert len(table.apply(step, now=0.0).outgoing) == 3
+    found = table.replay(Replay(["r:0"], [1], "d2"))
+    assert [frame.ids for frame in found] == [[], [], []]
+    table.apply(output((handle, 0, [5], frames.LENGTH)), now=0.0)
+    found = table.replay(Replay(["r:0"], [1], "d2"))
+    assert [frame.ids for frame in found] == [[], [], [], [5]]
+    parts = [frame.prompt_logprobs[0] for frame in found[:3]]
+    assert all(part.is_whole and part.count <= 8192 for part in parts)
+    assert [part.first for part in parts] == [1, 8193, 16385]
+    assert b"".join(part.top_values for part in parts) == whole.top_values
+
+
+def test_with_max_tokens_0_a_stream_ends_without_the_id_that_was_drawn(table: StreamTable) -> None:
+    (handle,), _ = table.admit(request(max_tokens=0, num_logprobs=1))
+    step = output((handle, 0, [5], frames.STOP))
+    step.logprobs[0] = RowLogprobs([-1.0], 1, [5], [-1.0])
+    frame = table.apply(step, now=0.0).frames["d"]
+    assert (frame.counts, frame.ids, frame.finish, frame.logprobs) == ([0], [], [frames.LENGTH], {})
+    (replayed,) = table.replay(Replay(["r:0"], [1], "d2"))
+    assert (replayed.ids, replayed.finish) == ([], [frames.LENGTH])
+
+
+def test_ended_streams_are_forgotten_early_when_their_prompt_scores_take_too_much(
+    table: StreamTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MAX_RETAINED_BYTES", 5 * scores(1, 39).num_bytes)
+    for i in range(8):
+        (handle,), _ = table.admit(request(f"r{i}"))
+        step = output((handle, 0, [5], frames.LENGTH))
+        step.prompt_logprobs[handle] = scores(1, 39)
+        table.apply(step, now=float(i))
+    table.expire(now=8.0)
+    table.check()
+    assert table.num_held == 5
+    assert table.classify("r2", 1) is Admission.ENDED
+    assert table.classify("r3", 1) is Admission.DUPLICATE

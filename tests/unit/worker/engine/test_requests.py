@@ -41,7 +41,7 @@ def test_a_request_that_just_fits_passes() -> None:
         ({"prompt_ids": [1, 50]}, InvalidValue),
         ({"prompt_ids": [-1]}, InvalidValue),
         ({"choices": [ChoiceState(0, 1, [50])]}, InvalidValue),
-        ({"sampling": {"max_tokens": 0}}, InvalidValue),
+        ({"sampling": {"max_tokens": -1}}, InvalidValue),
         ({"sampling": {"stop_token_ids": [99]}}, InvalidValue),
         ({"sampling": {"bad_words": [[1, 99]]}}, InvalidValue),
         ({"sampling": {"allowed_token_ids": [99]}}, InvalidValue),

@@ -8,7 +8,7 @@ from services.common.blockhash import chain_root
 from services.worker.cache import HashChain, PrefixCache
 from services.worker.runner.plan import SlotSampling
 from services.worker.scheduler import Limits, Scheduler, Sequence, StepOutcome
-from tests.fakes.runner import FakeHandle, FakeRunner, expected_ids
+from tests.fakes.runner import FakeHandle, FakeRunner, expected_ids, expected_scores
 
 
 class Harness:
@@ -37,6 +37,7 @@ class Harness:
         self.handles: deque[FakeHandle] = deque()
         self.sequences: list[Sequence] = []
         self.emitted: dict[int, list[int]] = {}
+        self.scores: dict[int, list[float]] = {}
         self.finished: dict[int, int] = {}
         self.num_preempted = 0
         self.largest_batch = 0
@@ -53,6 +54,7 @@ class Harness:
         outputs: list[int] | None = None,
         salt: str = "",
         min_tokens: int = 0,
+        prompt_logprobs: int = -1,
     ) -> Sequence:
         handle = len(self.sequences)
         sequence = Sequence(
@@ -65,9 +67,11 @@ class Harness:
             order=(priority, handle),
             chain=HashChain(chain_root(cache_salt=salt), self.cache.block_size),
             stop_ids=stop_ids,
+            prompt_logprobs=prompt_logprobs,
         )
         self.sequences.append(sequence)
         self.emitted[handle] = list(outputs or [])
+        self.scores[handle] = []
         self.scheduler.add(sequence)
         return sequence
 
@@ -80,7 +84,8 @@ class Harness:
             self.handles.append(self.runner.launch(plan))
         if not self.handles or (plan is not None and len(self.handles) <= self.depth):
             return None
-        outcome = self.scheduler.collect(self.handles.popleft().result())
+        result = self.handles.popleft().result()
+        outcome = self.scheduler.collect(result)
         self.scheduler.check()
         self.num_preempted += len(outcome.preempted)
         for row, (handle, index, token) in enumerate(
@@ -91,6 +96,11 @@ class Harness:
             self.emitted[handle].append(token)
             if row in outcome.finish:
                 self.finished[handle] = outcome.finish[row]
+        for sequence, ids, at in outcome.scored:
+            assert result.prompt is not None
+            known = self.scores[sequence.handle]
+            assert ids.start == len(known) + 1, "a prompt id is scored twice or not at all"
+            known += result.prompt.logprobs[at : at + len(ids)].tolist()
         return outcome
 
     def run(self, max_steps: int = 5000) -> None:
@@ -114,3 +124,9 @@ class Harness:
     def assert_exact(self) -> None:
         for sequence in self.sequences:
             assert self.emitted[sequence.handle] == self.expected(sequence)
+            self.assert_scored(sequence)
+
+    def assert_scored(self, sequence: Sequence) -> None:
+        wanted = sequence.prompt_logprobs >= 0
+        prompt = sequence.ids[: sequence.num_prompt]
+        assert self.scores[sequence.handle] == (expected_scores(prompt) if wanted else [])

@@ -50,6 +50,7 @@ def test_any_history_ends_with_the_right_ids(
             prompt = prompt[: fits - 1]
             max_tokens = rng.randrange(1, fits - len(prompt) + 1)
             request = rng.choice(["", f"shared{rng.randrange(3)}"])
+            scored = rng.choice([-1, -1, 2])
             stops = frozenset(rng.sample(range(97), 6)) if rng.random() < 0.5 else frozenset()
             for choice in range(rng.choice([1, 1, 3])):
                 h.add(
@@ -59,6 +60,7 @@ def test_any_history_ends_with_the_right_ids(
                     seed=choice,
                     priority=rng.randrange(3),
                     stop_ids=stops,
+                    prompt_logprobs=-1 if choice else scored,
                 )
         if rng.random() < 0.1 and h.sequences:
             victim = rng.choice(h.sequences)
@@ -74,3 +76,4 @@ def test_any_history_ends_with_the_right_ids(
             assert emitted == expected[: len(emitted)]
         else:
             assert emitted == expected
+            h.assert_scored(sequence)
