@@ -53,11 +53,15 @@ class GatewayApp:
             client,
             Keys(settings.api_keys, limits),
             GatewayMetrics(self._registry, model.name),
-            Limits(settings.max_choices, settings.max_stop_strings),
+            Limits(
+                settings.max_choices,
+                settings.max_stop_strings,
+                settings.timeout,
+                settings.stream_retention,
+                settings.max_stream_retention,
+            ),
             max_body_bytes=settings.max_body_bytes,
             max_connections=settings.max_connections,
-            timeout_s=settings.timeout,
-            stream_retention_s=settings.stream_retention,
             log_requests=settings.log_requests,
             max_log_len=settings.max_log_len,
         )

@@ -34,9 +34,7 @@ class Gateway:
     limits: Limits = field(default_factory=Limits)
     max_body_bytes: int = 8 * 1024 * 1024 - 1
     max_connections: int = 4096
-    timeout_s: float = 0.0
     keep_alive_s: float = 15.0
-    stream_retention_s: float = 0.0  # 0: streams are not logged
     log_requests: bool = False
     max_log_len: int = 2048
 

@@ -91,11 +91,13 @@ class Journal:
         self,
         request_id: str,
         record: bytes,
+        retention_s: float,
         send: Callable[[StreamLogAppend], None],
         clock: Callable[[], float],
     ) -> None:
-        self._request_id, self._record, self._send, self._clock = request_id, record, send, clock
-        self._append = StreamLogAppend(request_id, 0)
+        self._request_id, self._record, self._retention_s = request_id, record, retention_s
+        self._send, self._clock = send, clock
+        self._append = self._new_append()
         self._sent_at = clock()
 
     def begin(self, attempt: int) -> None:
@@ -126,8 +128,11 @@ class Journal:
         append = self._append
         if append.choices or append.request:
             append.attempt = attempt
-            self._append = StreamLogAppend(self._request_id, 0)
+            self._append = self._new_append()
             self._send(append)
+
+    def _new_append(self) -> StreamLogAppend:
+        return StreamLogAppend(self._request_id, 0, retention_s=self._retention_s)
 
 
 class ResumedRenderer:

@@ -64,6 +64,7 @@ class KvstoreApp:
         settings, timing, subjects = context.settings, context.timing, context.subjects
         self._id, self._bus, self._subjects = context.identity.instance_id, context.bus, subjects
         self._heartbeat_s, self._retention_s = timing.heartbeat_s, settings.stream_retention
+        self._longest_retention_s = max(settings.stream_retention, settings.max_stream_retention)
         self._redis = connect_redis(settings.redis_url)
         self._table = BlockTable()
         self._feeds = KvFeeds(self._bus, subjects, self._table)
@@ -76,7 +77,7 @@ class KvstoreApp:
             self._table,
             self._feeds.position,
         )
-        self._logs = StreamLogs(self._redis, subjects.namespace, self._retention_s)
+        self._logs = StreamLogs(self._redis, subjects.namespace)
         self._metrics = KvstoreMetrics(context.metrics)
         self._write_now = asyncio.Event()
         self._is_stopping = False
@@ -144,9 +145,10 @@ class KvstoreApp:
         await self._bus.publish(message.reply, encode(self._table.page(page, positions)))
 
     async def _on_append(self, message: Message) -> None:
-        if self._retention_s > 0:
-            request_id = decode(StreamLogAppend, message.data).request_id
-            self._logs.add(request_id, message.data)
+        append = decode(StreamLogAppend, message.data)
+        retention_s = min(append.retention_s or self._retention_s, self._longest_retention_s)
+        if retention_s > 0:
+            self._logs.add(append.request_id, retention_s, message.data)
             self._metrics.log_appends.inc()
             self._write_now.set()
 

@@ -1,7 +1,7 @@
 """Logs of streams in Redis: appended to by gateways, read by the one to which a client comes back.
 
 ``{namespace}:log:{request_id}`` is a string: StreamLogAppend messages as they came, each after its length in 4
-bytes. It is gone ``retention_s`` after the last append. Appends wait in memory, bounded, while Redis is away.
+bytes. It is gone some seconds after the last append, as that says. Appends wait in memory, bounded, while Redis is away.
 """
 
 from __future__ import annotations
@@ -33,21 +33,20 @@ class StreamLogs:
 
     redis: Redis
     namespace: str
-    retention_s: float
     num_lost: int = 0
-    _waiting: deque[tuple[str, bytes]] = field(default_factory=deque)
+    _waiting: deque[tuple[str, float, bytes]] = field(default_factory=deque)
     _waiting_bytes: int = 0
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def add(self, request_id: str, data: bytes) -> None:
-        self._waiting.append((request_id, data))
+    def add(self, request_id: str, retention_s: float, data: bytes) -> None:
+        self._waiting.append((request_id, retention_s, data))
         self._waiting_bytes += len(data)
         while self._waiting_bytes > MAX_WAITING_BYTES:
             self._drop_oldest()
             self.num_lost += 1
 
     def _drop_oldest(self) -> None:
-        _, data = self._waiting.popleft()
+        _, _, data = self._waiting.popleft()
         self._waiting_bytes -= len(data)
 
     async def flush(self) -> None:
@@ -59,12 +58,12 @@ class StreamLogs:
         while self._waiting:
             batch = [self._waiting[i] for i in range(min(MAX_BATCH, len(self._waiting)))]
             async with self.redis.pipeline(transaction=False) as pipe:
-                for request_id, data in batch:
+                for request_id, retention_s, data in batch:
                     pipe.append(self._key(request_id), len(data).to_bytes(4, "little") + data)
-                    pipe.pexpire(self._key(request_id), round(self.retention_s * 1000))
+                    pipe.pexpire(self._key(request_id), round(retention_s * 1000))
                 lengths = (await pipe.execute())[::2]
             pairs = zip(batch, lengths, strict=True)
-            too_long = {request_id for (request_id, _), length in pairs if length > MAX_LOG_BYTES}
+            too_long = {request_id for (request_id, _, _), length in pairs if length > MAX_LOG_BYTES}
             if too_long:
                 await self.redis.unlink(*map(self._key, too_long))
             for item in batch:

@@ -94,7 +94,7 @@ class Call:
         self.started_at = self.read_at = clock()
         journal = None
         if self.ask.comes_back:
-            journal = Journal(self.ask.request_id, b"kept", client.append_log, clock)
+            journal = Journal(self.ask.request_id, b"kept", 60.0, client.append_log, clock)
         await self._judge(self._read(lambda: client.submit([self.spec()]), journal), self.ask.leaves_after)
 
     async def come_back(self, client: Client) -> None:

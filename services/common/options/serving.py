@@ -122,9 +122,19 @@ SERVING_OPTIONS: tuple[Option, ...] = (
         "stream_retention",
         float,
         0.0,
-        "Seconds for which a broken stream can be taken up again with Last-Event-ID; 0: off.",
+        "Seconds for which a broken stream can be taken up again with Last-Event-ID; 0: only if its request asks.",
         ("gateway", "kvstore"),
         minimum=0,
+        maximum=7 * 86400,
+    ),
+    Option(
+        "max_stream_retention",
+        float,
+        300.0,
+        "Most seconds that a request's own stream_retention may ask for; 0: none.",
+        ("gateway", "kvstore"),
+        minimum=0,
+        maximum=7 * 86400,
     ),
     # the line
     Option(

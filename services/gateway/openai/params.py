@@ -71,6 +71,13 @@ class Limits:
 
     max_choices: int = 128
     max_stop_strings: int = 16
+    timeout_s: float = 0.0  # 0: none
+    stream_retention_s: float = 0.0  # of streams that say nothing of it; 0: they are not logged
+    max_stream_retention_s: float = 0.0  # of those that ask for it
+
+    @property
+    def longest_retention_s(self) -> float:
+        return max(self.stream_retention_s, self.max_stream_retention_s)
 
 
 def ranged(name: str, value: float, low: float, high: float, *, above_low: bool = False) -> Any:
@@ -245,9 +252,24 @@ def priority_of(body: GenerationBody) -> int:
     return ranged("priority", body.priority, -MAX_PRIORITY, MAX_PRIORITY)
 
 
-def timeout_of(body: GenerationBody, deployment_s: float) -> float:
+def timeout_of(body: GenerationBody, limits: Limits) -> float:
     """Seconds that the request may take: the least of what it and the deployment say; 0: any."""
     if body.timeout is None:
-        return deployment_s
+        return limits.timeout_s
     asked = float(ranged("timeout", body.timeout, 0, MAX_TIMEOUT_S, above_low=True))
-    return min(asked, deployment_s) if deployment_s else asked
+    return min(asked, limits.timeout_s) if limits.timeout_s else asked
+
+
+def retention_of(body: GenerationBody, limits: Limits) -> float:
+    """Seconds for which the answer is kept for a client that comes back; 0: it is not."""
+    asked, most = body.stream_retention, limits.longest_retention_s
+    if asked is None:
+        return limits.stream_retention_s if body.stream else 0.0
+    if not 0 <= asked <= most:
+        raise InvalidValue(
+            f"stream_retention must be at least 0 and at most {most:g} (--max_stream_retention), not {asked:g}",
+            param="stream_retention",
+        )
+    if asked and not body.stream:
+        raise InvalidValue("stream_retention is only allowed with stream=true", param="stream_retention")
+    return float(asked)

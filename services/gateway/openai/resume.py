@@ -19,8 +19,8 @@ _FIND_S, _ANSWER_S = 0.6, 5.0
 
 async def find_stream(gateway: Gateway, caller: Caller, request_id: str, last_event_id: str) -> Origin:
     """The call behind a stream's name. Raises NotFound where there is none, or it is another tenant's."""
-    if not gateway.stream_retention_s:
-        raise Unsupported("streams are not kept here (--stream_retention)")
+    if not gateway.limits.longest_retention_s:
+        raise Unsupported("streams are not kept here (--stream_retention, --max_stream_retention)")
     log = await _read_log(gateway, request_id)
     try:
         record = decode(StreamRecord, log.request) if log.found else None
@@ -28,7 +28,7 @@ async def find_stream(gateway: Gateway, caller: Caller, request_id: str, last_ev
         raise Unavailable(f"the log of this stream cannot be read here: {error.message}") from error
     if record is None or record.tenant != caller.tenant:
         raise NotFound(
-            f"there is no stream {request_id!r}; they are kept for {gateway.stream_retention_s:g} s"
+            f"there is no stream {request_id!r}: it was not to be kept (stream_retention), or is no longer"
         )
     gateway.client.evict(request_id)  # its former connection, if that was here and is not known to be dead
     body = parse_json(record.body)

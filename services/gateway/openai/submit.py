@@ -48,6 +48,7 @@ async def respond(
     call = _call(gateway, prepared, f"{prefix}-{origin.request_id}", int(origin.created))
     clock = asyncio.get_running_loop().time
     stream = bool(prepared.body.stream)
+    retention_s = params.retention_of(prepared.body, gateway.limits)
     wording = renderer(call)
     restored: list[Restored] = []
     if resume is None:
@@ -66,8 +67,8 @@ async def respond(
     )
     headers = {"X-Request-Id": origin.request_id}
     journal = None
-    if stream and gateway.stream_retention_s > 0 and (record := origin.record(caller, prepared.prompt_ids)):
-        journal = Journal(origin.request_id, record, gateway.client.append_log, clock)
+    if retention_s and (record := origin.record(caller, prepared.prompt_ids)):
+        journal = Journal(origin.request_id, record, retention_s, gateway.client.append_log, clock)
         headers["X-Stream-Path"] = f"/v1/streams/{origin.request_id}"
     return GenerationResponse(
         lambda: gateway.client.submit(specs, restored),
@@ -102,7 +103,7 @@ async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, origin: O
     shown = params.num_choices(body, limits)
     stream = params.stream_params(body, params.stop_strings(body, limits), keep_special=prepared.keep_special)
     seed, priority = params.seed_of(body), params.priority_of(body)
-    timeout_s = params.timeout_of(body, gateway.timeout_s)
+    timeout_s = params.timeout_of(body, limits)
     made, max_len = prepared.num_choices or shown, gateway.max_len()
     tokens = [
         params.output_limit(body, len(p), max_len, prepared.default_max_tokens) for p in prepared.prompt_ids

@@ -99,6 +99,13 @@ class GenerationBody(Body):
             "deadline_exceeded; --timeout ends it sooner"
         ),
     ] = None
+    stream_retention: Annotated[
+        Finite | None,
+        Field(
+            description="seconds for which a stream whose connection broke can be taken up again with "
+            "Last-Event-ID, up to --max_stream_retention; 0: it is not kept; null: as --stream_retention says"
+        ),
+    ] = None
 
 
 class ChatBody(GenerationBody):

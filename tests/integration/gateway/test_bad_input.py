@@ -69,6 +69,17 @@ CASES: list[tuple[str, dict[str, Any], int, str, str | None, str]] = [
     (CHAT, {"timeout": "5"}, 400, "invalid_value", "timeout", "number"),
     (CHAT, {"timeout": True}, 400, "invalid_value", "timeout", "number"),
     (COMPLETIONS, {"timeout": 1e300}, 400, "invalid_value", "timeout", "at most 604800"),
+    (CHAT, {"stream": True, "stream_retention": -1}, 400, "invalid_value", "stream_retention", "at least 0"),
+    (
+        CHAT,
+        {"stream": True, "stream_retention": 301},
+        400,
+        "invalid_value",
+        "stream_retention",
+        "at most 300",
+    ),
+    (CHAT, {"stream": True, "stream_retention": "1m"}, 400, "invalid_value", "stream_retention", "number"),
+    (COMPLETIONS, {"stream_retention": 5}, 400, "invalid_value", "stream_retention", "stream=true"),
     (CHAT, {"priority": 2**40}, 400, "invalid_value", "priority", "priority"),
     (
         CHAT,

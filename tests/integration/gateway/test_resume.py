@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from services.common.bootstrap import Context
 from services.common.bus.nats import NatsBus
@@ -22,6 +23,7 @@ from services.kvstore.app import KvstoreApp
 from tests.fakes.backend import FakeBackend, Script, words
 from tests.fakes.gateway import MODEL, TIMING, RunningGateway, running_gateway
 from tests.fakes.servers import RedisServer
+from tests.fakes.waiting import until
 
 from .conftest import until_ready
 from .sse import Event, events
@@ -56,6 +58,13 @@ async def gateways(
             await until_ready(made[-1])
         yield made
     await kvstore.stop()
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A test's own eyes on Redis."""
+    with redis.Redis.from_url(redis_server.url, socket_timeout=1) as made:
+        yield made
 
 
 async def read(answer: httpx.Response, count: int | None = None) -> list[Event]:
@@ -166,6 +175,49 @@ async def test_a_stream_that_is_taken_up_keeps_its_deadline(
     await broken_and_resumed(gateways, "/v1/completions", body, after=12)
     first, second = backend.client_requests()
     assert second.timeout_s < first.timeout_s <= 20
+
+
+async def test_a_request_says_for_how_long_its_stream_is_kept(
+    gateways: list[RunningGateway], client: redis.Redis
+) -> None:
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 3, "stream": True}
+    async with gateways[0].http(**KEY) as http:
+        for asked, kept in ((None, 20), (0, 0), (0.0, 0), (90, 90), (0.5, 0.5)):
+            fields = body | {"stream_retention": asked}
+            async with http.stream("POST", "/v1/completions", json=fields) as answer:
+                name = answer.headers.get("x-stream-path", "").rpartition("/")[2]
+                await read(answer)
+            assert bool(name) == bool(kept), asked
+            if kept:
+                key, least = f"shoal:log:{name}", max(1, (kept - 10) * 1000)
+                await until(lambda key=key, least=least: client.pttl(key) >= least, "its log")  # type: ignore[misc]
+                assert client.pttl(key) <= kept * 1000
+    assert len(client.keys("shoal:log:*")) <= 3, "what was not to be kept is nowhere"
+
+
+async def test_where_nothing_is_kept_by_default_a_request_can_ask_for_it(
+    connect_bus: Connect, model_dir: Path, gateways: list[RunningGateway]
+) -> None:
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 100, "stream": True}
+    async with AsyncExitStack() as stack:
+        made = []
+        for name, *options in (("a",), ("b",), ("c", "--max_stream_retention", "0")):
+            running = running_gateway(await connect_bus(name), model_dir, *options, instance_id=name)
+            made.append(await stack.enter_async_context(running))
+            await until_ready(made[-1])
+        before, rest = await broken_and_resumed(
+            made[:2], "/v1/completions", body | {"stream_retention": 30}, after=12
+        )
+        assert texts(before) + texts(rest) == LONG
+        async with made[0].http() as http, http.stream("POST", "/v1/completions", json=body) as answer:
+            assert "x-stream-path" not in answer.headers
+            await read(answer)
+        async with made[2].http() as http:
+            refused = await http.post("/v1/completions", json=body | {"stream_retention": 1})
+            nothing = await http.get("/v1/streams/any")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream_retention")
+    assert "--max_stream_retention" in refused.json()["error"]["message"]
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (400, "unsupported_parameter")
 
 
 async def test_streams_of_others_and_unknown_ones_are_not_found(gateways: list[RunningGateway]) -> None:

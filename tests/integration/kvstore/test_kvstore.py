@@ -268,6 +268,19 @@ async def test_a_log_over_its_bound_is_dropped(start_kvstore, connect_bus, clien
     assert await client.exists("test:log:r") == 0
 
 
+async def test_a_log_is_kept_for_as_long_as_its_append_says_up_to_the_most_that_is_allowed(
+    start_kvstore, connect_bus, client
+):
+    await start_kvstore("one", "--max_stream_retention", "40")
+    bus = await connect_bus()
+    for asked, kept in ((0.3, 0.3), (20.0, 20), (1e9, 40)):
+        append = log_append(f"r{kept}", 0, [1], b"request")
+        append.retention_s = asked
+        await bus.publish(SUBJECTS.stream_log_append(), encode(append))
+        assert (await read_log(bus, f"r{kept}", 1)).found
+        assert (kept - 10) * 1000 < await client.pttl(f"test:log:r{kept}") <= kept * 1000
+
+
 async def test_nothing_is_kept_where_retention_is_off(start_kvstore, connect_bus, client):
     await start_kvstore()
     bus = await connect_bus()

@@ -97,7 +97,7 @@ def test_what_is_no_position_is_refused(text: str) -> None:
 
 def test_a_journal_keeps_why_a_choice_ended_and_not_that_the_engine_failed() -> None:
     sent: list[StreamLogAppend] = []
-    journal = Journal("q", b"record", sent.append, lambda: 0.0)
+    journal = Journal("q", b"record", 60.0, sent.append, lambda: 0.0)
     stopped, failed = part(0, len(OUTPUT)), part(0, len(OUTPUT))
     stopped.stop_reason, stopped.cached_tokens, failed.finish = "END", 16, ERROR
     journal.add([stopped, failed], 1)
@@ -113,7 +113,7 @@ def test_a_journal_keeps_why_a_choice_ended_and_not_that_the_engine_failed() -> 
 def test_a_journal_sends_a_few_times_a_second_what_came_since() -> None:
     sent: list[StreamLogAppend] = []
     now = [0.0]
-    journal = Journal("q", b"record", sent.append, lambda: now[0])
+    journal = Journal("q", b"record", 60.0, sent.append, lambda: now[0])
     journal.begin(1)
     for i in range(len(OUTPUT)):
         now[0] += 0.05
@@ -122,4 +122,4 @@ def test_a_journal_sends_a_few_times_a_second_what_came_since() -> None:
     assert [append.request for append in sent] == [b"record"] + [b""] * (len(sent) - 1)
     assert len(sent) <= 4
     assert [token for append in sent for token in append.ids] == [token for token, _ in OUTPUT]
-    assert {append.attempt for append in sent} == {1}
+    assert {(append.attempt, append.retention_s) for append in sent} == {(1, 60.0)}
