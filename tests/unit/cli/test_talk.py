@@ -1,4 +1,4 @@
-"""What `chat`, `trace`, `status` and `test` make of what they are told."""
+"""What `chat`, `trace` and `status` make of what they are told."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import pytest
 
 from services.cli.chat import Answer, ChatError, Conversation, events
 from services.cli.status import rows
-from services.cli.testing import Tally, seconds
 from services.cli.trace import timeline
 from services.common.messages.events import Heartbeat, TraceEvent, TraceReply, WorkerLoad
-from services.common.options import OptionError
 
 
 def test_a_failed_turn_leaves_no_trace_in_the_conversation():
@@ -50,16 +48,3 @@ def test_status_shows_load_and_what_is_missing():
     found = rows({"worker": ["worker-1", "worker-2"]}, {"worker-1": beat})
     assert [(row.id, row.state) for row in found] == [("worker-1", "ready"), ("worker-2", "missing")]
     assert found[0].load["running"] == 2
-
-
-def test_tally_reads_pytest_s_last_line():
-    tally = Tally()
-    tally.add_check(True)
-    tally.add_pytest("2 failed, 40 passed, 3 skipped, 1 error, 1 warning in 2.10s")
-    assert (tally.passed, tally.failed, tally.skipped) == (41, 3, 3)
-
-
-def test_durations():
-    assert [seconds(text) for text in ("90", "90s", "30m", "1.5h")] == [90, 90, 1800, 5400]
-    with pytest.raises(OptionError):
-        seconds("soon")
