@@ -83,6 +83,11 @@ class Resume:
             requests[choice.index // num_choices].choices[choice.index % num_choices] = known
         return requests
 
+    def misses_beginning(self, prompt: int, num_choices: int) -> bool:
+        """Whether the client has nothing yet of a choice of the prompt: its first event is still to be worded."""
+        first = prompt * num_choices
+        return any(position == Position() for position in self.positions[first : first + num_choices])
+
 
 class Journal:
     """Appends one call's stream to its log, a few times a second. ``attempt`` gives the present one."""
@@ -168,11 +173,11 @@ def split(delta: Delta, seen: Position) -> tuple[Delta | None, Delta | None]:
     text = delta.text
     new_ids = max(delta.num_ids - seen.num_ids, 0)
     new_chars = max(delta.num_chars - seen.num_chars, 0)
-    if new_ids >= len(delta.ids) and new_chars >= len(text):
-        return None, delta
     is_over = not new_ids and not new_chars and (seen.has_end or delta.finish == RUNNING)
     if is_over:
         return delta, None
+    if new_ids >= len(delta.ids) and new_chars >= len(text):
+        return None, delta
     at, cut = max(len(delta.ids) - new_ids, 0), max(len(text) - new_chars, 0)
     head = Delta(delta.choice, delta.ids[:at], [text[:cut]], cached_tokens=delta.cached_tokens)
     head.num_ids, head.num_chars = delta.num_ids - new_ids, delta.num_chars - new_chars

@@ -12,10 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.common.bus import Bus, Message, Subscription
-from services.common.messages.codec import decode, encode
+from services.common.messages.codec import decode, encode, pack
 from services.common.messages.control import Bounced, Cancel, Holdings, Replay
 from services.common.messages.events import READY, STOPPED, Heartbeat, WorkerLoad
-from services.common.messages.frames import ERROR, LENGTH, RUNNING, STOP, RowLogprobs, TextFrame
+from services.common.messages.frames import (
+    ERROR,
+    LENGTH,
+    RUNNING,
+    STOP,
+    PromptLogprobs,
+    RowLogprobs,
+    TextFrame,
+)
 from services.common.messages.request import (
     ChoiceState,
     GenerateRequest,
@@ -54,6 +62,7 @@ class Running:
     request: GenerateRequest
     scripts: dict[int, Script]
     sent: dict[int, int]  # choice -> tokens sent
+    is_scored: bool = False  # the prompt's log probabilities were sent
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
@@ -177,6 +186,7 @@ class FakeBackend:
         while run.sent[choice] < len(script.tokens):
             await asyncio.sleep(self.token_s)
             index = run.sent[choice]
+            await self._send_scores(run, choice, self.loses)
             run.sent[choice] += 1
             if not self.is_frozen and not self.loses(stream_id(run.request.request_id, choice), index):
                 await self._send_row(run, choice, index, index + 1)
@@ -184,7 +194,7 @@ class FakeBackend:
     async def _send_row(self, run: Running, choice: int, first: int, end: int) -> None:
         script, request = run.scripts[choice], run.request
         limit = request.sampling.max_tokens
-        tokens = script.tokens[first:end]
+        tokens = script.tokens[first:end] if limit else []
         finish = RUNNING
         if end >= limit:
             finish, end = LENGTH, limit
@@ -214,6 +224,40 @@ class FakeBackend:
             frame.logprobs[0] = self._logprobs(frame.ids, num_top)
         await self.bus.publish(self.subjects.gateway_frames(request.gateway_id), encode(frame))
 
+    async def _send_scores(self, run: Running, choice: int, loses: Callable[[str, int], bool]) -> None:
+        """The prompt's log probabilities, once, a few ids to a row; a loss names the first id, as less than 0."""
+        request = run.request
+        if request.prompt_logprobs < 0 or choice != request.choices[0].index or run.is_scored:
+            return
+        run.is_scored = True
+        stream, prompt = stream_id(request.request_id, choice), request.prompt_ids
+        for first in range(1, len(prompt), 3):
+            if self.is_frozen or loses(stream, -first):
+                continue
+            frame = TextFrame(
+                self.worker_id,
+                request.detokenizer_id,
+                [stream],
+                [request.attempt],
+                [0],
+                [0],
+                [],
+                [""],
+                [0],
+                [RUNNING],
+                [0],
+            )
+            scores = self._logprobs(prompt[first : first + 3], request.prompt_logprobs)
+            frame.prompt_logprobs[0] = PromptLogprobs(
+                first,
+                pack(scores.values, "float32"),
+                pack([1] * len(scores.values), "int32"),
+                scores.num_top,
+                pack(scores.top_ids, "int32"),
+                pack(scores.top_values, "float32"),
+            )
+            await self.bus.publish(self.subjects.gateway_frames(request.gateway_id), encode(frame))
+
     @staticmethod
     def _logprobs(ids: list[int], num_top: int) -> RowLogprobs:
         """An id's log probability is -id/100; the likeliest are the ids that follow it."""
@@ -228,6 +272,8 @@ class FakeBackend:
             if run is not None and run.request.attempt == attempt:
                 self.replayed.append(name)
                 run.request.detokenizer_id = replay.detokenizer_id
+                run.is_scored = False
+                await self._send_scores(run, choice, lambda stream, index: False)
                 await self._send_row(run, choice, 0, run.sent[choice])
 
     async def _on_cancel(self, message: Message) -> None:

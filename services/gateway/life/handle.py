@@ -94,10 +94,12 @@ class RequestLife:
     def _take(self) -> Iterator[Delta]:
         base = 0
         for state in self.states:
-            for stream in state.streams:
+            for stream in () if state.awaits_scores else state.streams:
                 delta = stream.take()
                 if delta is not None:
                     delta.choice += base
+                    if state.scores is not None:
+                        delta.prompt_logprobs = state.scores.whole
                     yield delta
             base += len(state.streams)
 

@@ -16,6 +16,7 @@ from services.common.errors import (
     Unavailable,
     from_code,
 )
+from services.common.messages.frames import ERROR, PromptLogprobs
 from services.common.messages.request import (
     ChoiceState,
     GenerateRequest,
@@ -23,6 +24,7 @@ from services.common.messages.request import (
     stream_id,
 )
 from services.gateway.life.fleet import Fleet
+from services.gateway.life.scores import PromptScores
 from services.gateway.life.spec import (
     MAX_SEED,
     Action,
@@ -61,6 +63,9 @@ class RequestState:
         self._deadline = now + spec.timeout_s - spec.waited_s if spec.timeout_s > 0 else float("inf")
         self._started_at = self._reported_at = self._retry_at = now
         self._backoff_s = 0.0
+        self.scores = PromptScores(len(spec.prompt_ids)) if spec.prompt_logprobs >= 0 else None
+        self.awaits_scores = self.scores is not None and not self.scores.is_complete
+        self._scored = 0  # the choice that brings the prompt's scores, ahead of its own ids
 
     @property
     def request_id(self) -> str:
@@ -94,6 +99,7 @@ class RequestState:
         self.attempt += 1
         self.phase = Phase.SUBMITTING
         self.holder, self.worker_id = ("", ""), ""
+        self._scored = next((s.choice for s in self.streams if not s.is_finished), 0)
         for stream in self.streams:
             stream.begin_attempt(now)
         return [Submit(self.attempt)]
@@ -116,6 +122,7 @@ class RequestState:
             weight=spec.weight,
             priority=spec.priority,
             cache_salt=spec.cache_salt,
+            prompt_logprobs=spec.prompt_logprobs if self.awaits_scores else -1,
             timeout_s=left,
         )
 
@@ -193,6 +200,11 @@ class RequestState:
         if self.phase is not Phase.WAITING:
             self._on_held("worker", worker_id, now)
         stream = self.streams[choice]
+        if row.prompt_logprobs is not None:
+            return self._on_scores(stream, row.prompt_logprobs, now)
+        if self.awaits_scores and choice == self._scored and row.finish != ERROR:
+            stream.has_gap = True
+            return False
         if not stream.accept(row, now):
             return False
         self._backoff_s = 0.0
@@ -200,6 +212,18 @@ class RequestState:
             self.fail(EngineFailure(stream.error or "the engine failed on this request"))
         elif all(s.is_finished for s in self.streams):
             self.phase = Phase.DONE
+        return True
+
+    def _on_scores(self, stream: StreamState, part: PromptLogprobs, now: float) -> bool:
+        if not self.awaits_scores or self.scores is None:
+            return False
+        if not self.scores.accept(part):
+            stream.has_gap = stream.has_gap or self.scores.leaves_gap(part)
+            return False
+        self.awaits_scores = not self.scores.is_complete
+        stream.has_gap = False
+        stream.progress_at, stream.num_replays = now, 0
+        self._backoff_s = 0.0
         return True
 
     def on_holding(self, service: str, holder_id: str, attempt: int, now: float) -> None:

@@ -28,6 +28,7 @@ def rows_of(frame: TextFrame) -> Iterator[tuple[str, Row]]:
                 frame.stop_reasons.get(i),
                 frame.errors.get(i, ""),
                 frame.logprobs.get(i),
+                frame.prompt_logprobs.get(i),
             ),
         )
         start = end
@@ -48,3 +49,5 @@ def _check_columns(frame: TextFrame) -> None:
         raise DecodeError("TextFrame: columns of different lengths")
     if sum(frame.counts) != len(frame.ids) or any(count < 0 for count in frame.counts):
         raise DecodeError("TextFrame: counts do not add up to the ids")
+    if not all(part.is_whole for part in frame.prompt_logprobs.values()):
+        raise DecodeError("TextFrame: log probabilities of a prompt do not fit each other")

@@ -37,6 +37,7 @@ class Spec:
     weight: float = 1.0
     priority: int = 0
     cache_salt: str = ""
+    prompt_logprobs: int = -1  # as in GenerateRequest
     timeout_s: float = 0.0  # 0: none
     waited_s: float = 0.0  # how much of it had passed before the request came here
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.common.messages.frames import ERROR, RUNNING, RowLogprobs
+from services.common.messages.frames import ERROR, RUNNING, PromptLogprobs, RowLogprobs
 from services.gateway.life.spec import RestoredChoice
 
 
@@ -22,6 +22,7 @@ class Row:
     stop_reason: int | str | None = None
     error: str = ""
     logprobs: RowLogprobs | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class Delta:
     num_ids: int = 0
     num_chars: int = 0
     cached_tokens: int = 0
+    prompt_logprobs: PromptLogprobs | None = None  # of the whole prompt, where they were asked for
 
     @property
     def text(self) -> str:
@@ -123,7 +125,7 @@ class StreamState:
         if row.logprobs is not None and new_ids:
             part = cut_logprobs(row.logprobs, skip)
             if delta.logprobs is None:
-                delta.logprobs = RowLogprobs([], part.num_top)
+                delta.logprobs = no_logprobs(len(delta.ids) - len(new_ids), part.num_top)
             extend_logprobs(delta.logprobs, part)
 
     def take(self) -> Delta | None:
@@ -160,6 +162,12 @@ def cut_logprobs(logprobs: RowLogprobs, skip: int) -> RowLogprobs:
     return RowLogprobs(
         logprobs.values[skip:], logprobs.num_top, logprobs.top_ids[top:], logprobs.top_values[top:]
     )
+
+
+def no_logprobs(count: int, num_top: int) -> RowLogprobs:
+    """Zeros for ids that a log brought: it keeps no log probabilities, and the client has had them."""
+    top = count * num_top
+    return RowLogprobs([0.0] * count, num_top, [0] * top, [0.0] * top)
 
 
 def extend_logprobs(known: RowLogprobs, new: RowLogprobs) -> None:

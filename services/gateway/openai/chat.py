@@ -34,6 +34,9 @@ async def create_chat(
     )
     if not prompt_ids:
         raise InvalidValue("messages render to an empty prompt", param="messages")
+    num_scores = params.prompt_logprobs(body)
+    if num_scores >= 0:
+        params.check_scores(num_scores, [prompt_ids], 1, "prompt_logprobs")
     markup = find_markup(tokenizer, wants_tools=bool(body.tools) and body.tool_choice != "none")
     new_parser = None
     if markup:
@@ -45,6 +48,7 @@ async def create_chat(
         num_logprobs=num_logprobs,
         default_max_tokens=None,
         keep_special=markup is not None and markup.is_special,
+        prompt_logprobs=num_scores,
     )
     last = body.messages[-1]
     echo = flatten(last) if body.echo and last.role == "assistant" else ""

@@ -10,7 +10,7 @@ import orjson
 
 from services.common.messages.frames import RUNNING, STOP
 from services.gateway.life.stream import Delta
-from services.gateway.openai.logprobs import chat_logprobs
+from services.gateway.openai.logprobs import chat_logprobs, prompt_logprobs
 from services.gateway.openai.render import FINISH_REASONS, Call, Positions, Usage, event, stop_reason
 from services.gateway.parsers.markup import CallDelta, MarkupParser, Parsed
 from services.gateway.text.tokenizer import TextTokenizer
@@ -91,6 +91,11 @@ class ChatRenderer:
         body = {**self._call.head("chat.completion"), "choices": choices, "usage": self._usage.body()}
         if self._call.return_token_ids:
             body["prompt_token_ids"] = self._call.prompt_ids[0]
+        if deltas[0].prompt_logprobs is not None:
+            scores = deltas[0].prompt_logprobs
+            body["prompt_logprobs"] = prompt_logprobs(
+                self._tokenizer, self._call.prompt_ids[0], scores, scores.num_top
+            )
         return body
 
     def _parse(self, delta: Delta) -> Parsed:

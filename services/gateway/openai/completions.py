@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.common.errors import InvalidValue, Unsupported
+from services.common.errors import InvalidValue
 from services.gateway.auth import Caller
 from services.gateway.core import Gateway
 from services.gateway.http.body import validate
@@ -30,9 +30,11 @@ async def create_completion(
     num_logprobs = (
         -1 if body.logprobs is None else params.ranged("logprobs", body.logprobs, 0, params.MAX_LOGPROBS)
     )
-    if body.echo and num_logprobs >= 0:
-        raise Unsupported("logprobs of the prompt (echo with logprobs) are not supported", param="echo")
+    num_scores = max(params.prompt_logprobs(body), num_logprobs if body.echo else -1)
     prompts = await _prompts(gateway, body, made)
+    if num_scores >= 0:
+        param = "logprobs" if body.echo else "prompt_logprobs"
+        params.check_scores(num_scores, [ids for _, ids in prompts], shown, param)
     tokenizer = gateway.model.tokenizer
     echoes = [p if isinstance(p, str) else tokenizer.decode(p) for p, _ in prompts] if body.echo else []
     prepared = Prepared(
@@ -43,6 +45,8 @@ async def create_completion(
         wants_logprobs=num_logprobs >= 0,
         num_choices=made,
         default_max_tokens=params.COMPLETION_MAX_TOKENS,
+        prompt_logprobs=num_scores,
+        least_tokens=0 if body.echo or num_scores >= 0 else 1,
     )
     return await respond(
         gateway,
@@ -50,7 +54,14 @@ async def create_completion(
         caller,
         prepared,
         "cmpl",
-        lambda call: CompletionRenderer(call, tokenizer, echoes=echoes, best_of=made),
+        lambda call: CompletionRenderer(
+            call,
+            tokenizer,
+            echoes=echoes,
+            best_of=made,
+            num_logprobs=max(num_logprobs, 0),
+            prompt_logprobs=body.prompt_logprobs,
+        ),
     )
 
 

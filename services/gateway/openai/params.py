@@ -11,6 +11,7 @@ from services.gateway.model import ServedModel
 from services.gateway.openai.types import ChatBody, GenerationBody
 
 MAX_LOGPROBS = 20
+MAX_SCORES = 1 << 20  # numbers in the prompts' log probabilities of one answer
 MAX_LOGIT_BIAS = 1024
 MAX_BAD_WORDS = 256
 MAX_STOP_CHARS = 4096
@@ -31,7 +32,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "suffix": _NONE,
     "use_beam_search": _NONE,
     "length_penalty": (*_NONE, 1, 1.0),
-    "prompt_logprobs": _NONE,
     "prompt_embeds": _NONE,
     "truncate_prompt_tokens": _NONE,
     "structured_outputs": _NONE,
@@ -127,10 +127,34 @@ def max_tokens_name(body: GenerationBody) -> str:
     return "max_completion_tokens" if is_new else "max_tokens"
 
 
-def output_limit(body: GenerationBody, prompt_len: int, max_len: int, default: int | None) -> int:
+def prompt_logprobs(body: GenerationBody) -> int:
+    """vLLM's field; -1 where it was not given."""
+    if body.prompt_logprobs is None:
+        return -1
+    if body.stream:
+        raise InvalidValue("prompt_logprobs cannot be streamed", param="prompt_logprobs")
+    return ranged("prompt_logprobs", body.prompt_logprobs, 0, MAX_LOGPROBS)
+
+
+def check_scores(num_top: int, prompt_ids: list[list[int]], num_choices: int, param: str) -> None:
+    """Keeps answers with log probabilities of prompts within bounds. ``num_choices``: shown, per prompt."""
+    count = (num_top + 1) * num_choices * sum(map(len, prompt_ids))
+    if count > MAX_SCORES:
+        raise InvalidValue(
+            f"an answer may hold {MAX_SCORES} log probabilities of prompt tokens, not {count}: ask for shorter or "
+            "fewer prompts, fewer choices or fewer likeliest tokens",
+            param=param,
+        )
+
+
+def output_limit(
+    body: GenerationBody, prompt_len: int, max_len: int, default: int | None, *, least: int = 1
+) -> int:
     """How many tokens may be made. ``default`` None: whatever the context has left."""
     name = max_tokens_name(body)
     asked: int | None = getattr(body, name)
+    if asked == 0 == least and prompt_len == max_len:
+        return 0
     if prompt_len >= max_len:
         raise ContextLengthExceeded(
             f"this model's maximum context length is {max_len} tokens, but the prompt has {prompt_len}",
@@ -138,7 +162,7 @@ def output_limit(body: GenerationBody, prompt_len: int, max_len: int, default: i
         )
     if asked is None:
         return max_len - prompt_len if default is None else min(default, max_len - prompt_len)
-    ranged(name, asked, 1, 2**31 - 1)
+    ranged(name, asked, least, 2**31 - 1)
     if prompt_len + asked > max_len:
         raise ContextLengthExceeded(
             f"this model's maximum context length is {max_len} tokens, but {prompt_len + asked} were asked for: "

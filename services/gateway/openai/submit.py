@@ -30,6 +30,8 @@ class Prepared:
     wants_logprobs: bool | None = None  # None: when num_logprobs says so
     num_choices: int | None = None  # made per prompt, where that is more than are shown
     keep_special: bool = False
+    prompt_logprobs: int = -1  # as in GenerateRequest
+    least_tokens: int = 1  # that may be asked for
 
 
 async def respond(
@@ -57,6 +59,9 @@ async def respond(
     else:
         wording = ResumedRenderer(wording, resume.positions)
         restored = resume.restored(call.num_choices, wants_logprobs=call.wants_logprobs)
+        for i, spec in enumerate(specs):
+            if not resume.misses_beginning(i, call.num_choices):
+                spec.prompt_logprobs = -1
     observer = GenerationObserver(
         origin.request_id,
         gateway.metrics,
@@ -106,7 +111,8 @@ async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, origin: O
     timeout_s = params.timeout_of(body, limits)
     made, max_len = prepared.num_choices or shown, gateway.max_len()
     tokens = [
-        params.output_limit(body, len(p), max_len, prepared.default_max_tokens) for p in prepared.prompt_ids
+        params.output_limit(body, len(p), max_len, prepared.default_max_tokens, least=prepared.least_tokens)
+        for p in prepared.prompt_ids
     ]
     sampling = await params.sampling_params(
         body, model, limits, max_tokens=min(tokens), num_logprobs=prepared.num_logprobs
@@ -125,6 +131,7 @@ async def _specs(gateway: Gateway, caller: Caller, prepared: Prepared, origin: O
                 weight=caller.weight,
                 priority=priority,
                 cache_salt=caller.cache_salt + (body.cache_salt or ""),
+                prompt_logprobs=prepared.prompt_logprobs,
                 timeout_s=timeout_s,
                 waited_s=origin.age_s(),
             )

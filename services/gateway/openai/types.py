@@ -88,6 +88,10 @@ class GenerationBody(Body):
     skip_special_tokens: bool = True
     bad_words: list[str] | None = None
     allowed_token_ids: TokenIds | None = None
+    prompt_logprobs: Annotated[
+        int | None,
+        Field(description="vLLM's: log probabilities of the prompt's tokens, and of so many likeliest"),
+    ] = None
     return_token_ids: bool | None = None
     add_special_tokens: bool | None = None
     priority: int = 0

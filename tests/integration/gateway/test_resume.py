@@ -220,6 +220,33 @@ async def test_where_nothing_is_kept_by_default_a_request_can_ask_for_it(
     assert (nothing.status_code, nothing.json()["error"]["code"]) == (400, "unsupported_parameter")
 
 
+@pytest.mark.parametrize("after", [1, 2, 12])
+async def test_a_prompt_s_scores_are_given_once_over_a_takeover(
+    gateways: list[RunningGateway], backend: FakeBackend, after: int
+) -> None:
+    """A choice that the client has nothing of begins with them at the other gateway too."""
+    body = {"model": MODEL, "prompt": list(range(65, 80)), "echo": True, "logprobs": 1, "max_tokens": 100}
+    body |= {"n": 2, "seed": 3}
+    async with gateways[0].http(**KEY) as http:
+        whole = (await http.post("/v1/completions", json=body)).json()["choices"]
+    before, rest = await broken_and_resumed(gateways, "/v1/completions", body, after=after)
+    found = [c for event in before + rest[:-1] for c in event.data["choices"]]
+    for choice in whole:
+        chunks = [c for c in found if c["index"] == choice["index"]]
+        assert "".join(c["text"] for c in chunks) == choice["text"]
+        for name, column in choice["logprobs"].items():
+            assert [item for c in chunks for item in c["logprobs"][name]] == column
+    begun = {c["index"] for event in before for c in event.data["choices"]}
+    assert backend.client_requests()[-1].prompt_logprobs == (-1 if begun == {0, 1} else 1)
+
+
+async def test_a_scored_prompt_s_only_event_is_given_once(gateways: list[RunningGateway]) -> None:
+    body = {"model": MODEL, "prompt": [65, 66, 67], "echo": True, "logprobs": 1, "max_tokens": 0}
+    before, rest = await broken_and_resumed(gateways, "/v1/completions", body, after=1)
+    assert before[0].data["choices"][0]["finish_reason"] == "length"
+    assert [event.data for event in rest] == ["[DONE]"]
+
+
 async def test_streams_of_others_and_unknown_ones_are_not_found(gateways: list[RunningGateway]) -> None:
     body = {"model": MODEL, "prompt": "Once", "max_tokens": 3, "stream": True}
     async with gateways[0].http() as http:
