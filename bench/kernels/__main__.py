@@ -1,4 +1,4 @@
-"""``python -m bench.kernels --out FILE [--only linear,attention,...]``: check, time, choose.
+"""``python -m bench.kernels --out FILE [--only linear,attention,...] [--match R256]``: check, time, choose.
 
 Workers check the variants first, several at once, which also fills Triton's cache on disk; then one process times
 the right ones by turns. Beside FILE it writes the tuned table that `kernels/configs/` wants for this GPU.
@@ -10,6 +10,7 @@ import argparse
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -27,25 +28,25 @@ from bench.kernels.measure import Group, check, time_group
 OPS = {"linear": linear, "simple": simple, "sampling": sampling, "attention": attention, "step": step}
 
 
-def groups(only: list[str]) -> Iterator[Group]:
+def groups(only: list[str], match: str) -> Iterator[Group]:
     for op in only:
-        yield from OPS[op].groups()
+        yield from (group for group in OPS[op].groups() if re.search(match, group.shape))
 
 
-def share_of(only: list[str], share: int, shares: int) -> Iterator[Group]:
+def share_of(only: list[str], match: str, share: int, shares: int) -> Iterator[Group]:
     """One share of the groups; those of one matrix stay together, since they compile the same kernels."""
     numbers: dict[str, int] = {}
-    for group in groups(only):
+    for group in groups(only, match):
         name = f"{group.op} {group.key if group.op == 'linear' else group.shape}"
         if numbers.setdefault(name, len(numbers)) % shares == share:
             yield group
 
 
-def check_share(only: list[str], share: int, shares: int, path: Path) -> None:
+def check_share(only: list[str], match: str, share: int, shares: int, path: Path) -> None:
     """Check one share of the groups and append the results to `path` line by line."""
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh tensors with NaN
     with path.open("w") as file:
-        for group in share_of(only, share, shares):
+        for group in share_of(only, match, share, shares):
             for variant in () if group.op == "step" else group.variants:
                 file.write(json.dumps(check(group, variant)) + "\n")
                 file.flush()
@@ -53,14 +54,14 @@ def check_share(only: list[str], share: int, shares: int, path: Path) -> None:
             torch.cuda.empty_cache()
 
 
-def check_all(only: list[str], shares: int, out: Path, deadline: float) -> list[dict[str, Any]]:
+def check_all(only: list[str], match: str, shares: int, out: Path, deadline: float) -> list[dict[str, Any]]:
     """Run the checks in `shares` processes; what has not answered by `deadline` counts as unchecked."""
     paths = [out.with_suffix(f".check{share}") for share in range(shares)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "bench.kernels", "--out", str(path), "--only", ",".join(only),
-             "--share", f"{share}/{shares}"],
+             "--match", match, "--share", f"{share}/{shares}"],
             env=environment, stdout=subprocess.DEVNULL, stderr=out.with_suffix(f".log{share}").open("w"),
         )
         for share, path in enumerate(paths)
@@ -84,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default=",".join(OPS))
+    parser.add_argument("--match", default="", help="only shapes in which this regular expression is found")
     parser.add_argument("--share", help="check one share, i/n, and leave (used by the checkers)")
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument(
@@ -92,10 +94,10 @@ def main() -> None:
     options = parser.parse_args()
     only = options.only.split(",")
     if options.share:
-        check_share(only, *map(int, options.share.split("/")), options.out)
+        check_share(only, options.match, *map(int, options.share.split("/")), options.out)
         return
     started = time.perf_counter()
-    checks = check_all(only, options.workers, options.out, started + 0.6 * options.budget)
+    checks = check_all(only, options.match, options.workers, options.out, started + 0.6 * options.budget)
     wrong = [row for row in checks if not row["ok"]]
     print(f"{len(checks)} variants checked in {time.perf_counter() - started:.0f} s, {len(wrong)} wrong")
     right = {(row["op"], row["shape"], row["variant"]) for row in checks if row["ok"]}
@@ -104,7 +106,7 @@ def main() -> None:
         "checks": checks, "times": [],
     }  # fmt: skip
     gc.freeze()  # capturing a graph collects garbage: keep that short
-    for group in groups(only):
+    for group in groups(only, options.match):
         if time.perf_counter() - started > options.budget:
             print("out of time: the remaining groups are not timed")
             break
@@ -122,7 +124,7 @@ def main() -> None:
         gc.collect()
         torch.cuda.empty_cache()
         options.out.write_text(json.dumps(result))
-    configs = choose(list(groups(only)), result["times"])
+    configs = choose(list(groups(only, options.match)), result["times"])
     options.out.with_name(torch.cuda.get_device_name().replace(" ", "_") + ".json").write_text(
         json.dumps(configs, indent=1)
     )

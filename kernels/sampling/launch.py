@@ -9,16 +9,27 @@ import torch
 import triton
 
 from kernels.configs import tuned
-from kernels.sampling.kernel import bias_kernel, finish_kernel, partial_kernel, process_kernel
+from kernels.sampling.candidates import bound_kernel, contest_kernel, gather_kernel, measure_kernel
+from kernels.sampling.kernel import finish_kernel, partial_kernel
 from kernels.sampling.params import SampleOutput, SamplingTensors
+from kernels.sampling.process import bias_kernel, process_kernel
+
+# Places for the tokens that top-p tries in turn, of which the first is the total; a power of two.
+CONTENDERS = 8
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Scores per chunk, one size for every batch (see kernel.py), and warps of a program that narrows a row."""
+    """How rows are split and restricted rows are drawn.
+
+    chunk: scores per chunk, one size for every batch (see kernel.py).   warps: of a program that narrows a row.
+    group: scores per maximum.   capacity: tokens that a list of candidates holds; 0 narrows every restricted row.
+    """
 
     chunk: int = 4096
     warps: int = 16
+    group: int = 64
+    capacity: int = 0
 
 
 @functools.cache
@@ -56,6 +67,45 @@ def _as_bytes(mask: torch.Tensor | None) -> torch.Tensor | None:
     return mask.view(torch.int8) if mask is not None and mask.dtype == torch.bool else mask
 
 
+def find_candidates(
+    scores: torch.Tensor,
+    params: SamplingTensors,
+    token_index: torch.Tensor,
+    highest: torch.Tensor,
+    maxima: torch.Tensor,
+    config: SamplingConfig,
+) -> tuple[torch.Tensor, ...]:
+    """The winners, contenders and masses that `finish_kernel` takes, from `highest` [R, chunks] and the groups' maxima."""
+    (rows, vocabulary), device = scores.shape, scores.device
+    chunks, groups = highest.shape[1], maxima.shape[1]
+    zmax, floor, bound = torch.empty(3, rows, dtype=torch.float32, device=device).unbind(0)
+    count, winner = torch.empty(2, rows, dtype=torch.int32, device=device).unbind(0)
+    listed_z = torch.empty(rows, config.capacity, dtype=torch.float32, device=device)
+    listed_id = torch.empty(rows, config.capacity, dtype=torch.int32, device=device)
+    contender_z = torch.empty(rows, CONTENDERS, dtype=torch.float32, device=device)
+    contender_id = torch.empty(rows, CONTENDERS, dtype=torch.int32, device=device)
+    mass = torch.empty(rows, chunks, CONTENDERS, dtype=torch.float32, device=device)
+    restrictions = (params.temperature, params.top_p, params.top_k, params.min_p)
+    noise = (params.seed, token_index)
+    bound_kernel[(rows,)](
+        *restrictions, maxima, zmax, floor, bound, count, vocabulary, groups,
+        BLOCK_GROUPS=triton.next_power_of_2(groups), num_warps=4,
+    )  # fmt: skip
+    gather_kernel[(rows, chunks)](
+        scores, *restrictions, *noise, highest, floor, bound, count, listed_z, listed_id, vocabulary,
+        CHUNK=config.chunk, CAPACITY=config.capacity, num_warps=max(config.chunk // 256, 1),
+    )  # fmt: skip
+    contest_kernel[(rows,)](
+        *restrictions, *noise, zmax, bound, count, listed_z, listed_id, winner, contender_z, contender_id, vocabulary,
+        CAPACITY=config.capacity, CONTENDERS=CONTENDERS, num_warps=max(config.capacity // 128, 1),
+    )  # fmt: skip
+    measure_kernel[(rows, chunks)](
+        scores, params.temperature, params.top_p, params.top_k, zmax, floor, contender_z, mass, vocabulary,
+        CHUNK=config.chunk, CONTENDERS=CONTENDERS, num_warps=8,
+    )  # fmt: skip
+    return winner, contender_z, contender_id, mass
+
+
 def sample_triton(
     logits: torch.Tensor,
     params: SamplingTensors,
@@ -72,19 +122,25 @@ def sample_triton(
     floats = torch.empty(4, rows, chunks, dtype=torch.float32, device=logits.device)
     highest, best, raw_highest, raw_sum = floats.unbind(0)
     best_id = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
+    groups = chunks * (chunk // config.group) if restricts else 0
+    maxima = torch.empty(rows, groups, dtype=torch.float32, device=logits.device)
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     logprobs = torch.empty(rows, dtype=torch.float32, device=logits.device)
     if rows:
         shared = (
             logits, scores, params.temperature, params.top_p, params.top_k, params.min_p, params.seed, token_index,
-            highest, best, best_id, raw_highest, raw_sum,
+            highest, maxima, best, best_id, raw_highest, raw_sum,
         )  # fmt: skip
         partial_kernel[(rows, chunks)](
-            *shared, vocabulary, CHUNK=chunk, TOP_P_K=restricts, GREEDY=params.all_greedy,
+            *shared, vocabulary, CHUNK=chunk, GROUP=config.group, TOP_P_K=restricts, GREEDY=params.all_greedy,
             PROCESSED=params.has_processors, LOGPROBS=params.needs_logprobs, num_warps=8,
         )  # fmt: skip
+        found = (best_id,) * 4
+        if restricts and config.capacity:
+            found = find_candidates(scores, params, token_index, highest, maxima, config)
         finish_kernel[(rows,)](
-            *shared, ids, logprobs, vocabulary, chunks, CHUNK=chunk, BLOCK_CHUNKS=triton.next_power_of_2(chunks),
+            *shared, *found, ids, logprobs, vocabulary, chunks, CHUNK=chunk,
+            BLOCK_CHUNKS=triton.next_power_of_2(chunks), CONTENDERS=CONTENDERS if config.capacity else 0,
             TOP_P_K=restricts, LOGPROBS=params.needs_logprobs, num_warps=config.warps if restricts else 1,
         )  # fmt: skip
     if not params.needs_logprobs:

@@ -10,11 +10,13 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from kernels.sampling.kernel import gumbel_noise, row_key
-from kernels.sampling.launch import SamplingConfig, process_triton, sample_triton
+from kernels.sampling.launch import SamplingConfig, find_candidates, process_triton, sample_triton
+from kernels.sampling.noise_kernel import gumbel_noise, row_key
 
 ROWS, VOCABULARY, CHUNK = 6, 300, 128
-CONFIG = SamplingConfig(chunk=CHUNK, warps=4)
+CONFIG = SamplingConfig(chunk=CHUNK, warps=4, group=32, capacity=64)
+# Lists this short overflow, so that restricted rows are narrowed.
+NARROWING = SamplingConfig(chunk=CHUNK, warps=4, group=32, capacity=1)
 
 
 def mixed_params(**options: object) -> SamplingTensors:
@@ -72,14 +74,17 @@ def test_noise_of_kernel_and_reference_agree(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("config", [CONFIG, NARROWING], ids=["candidates", "narrowing"])
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 @pytest.mark.parametrize("with_processors", [False, True])
-def test_sample_draws_what_the_reference_draws(dtype: torch.dtype, with_processors: bool) -> None:
+def test_sample_draws_what_the_reference_draws(
+    dtype: torch.dtype, with_processors: bool, config: SamplingConfig
+) -> None:
     logits = random_logits(dtype)
     params = mixed_params(any_logprobs=True, max_top_logprobs=3, **(processors() if with_processors else {}))
     for step in range(3):
         index = torch.arange(ROWS, device=DEVICE) + 100 * step
-        out, answer = sample_triton(logits, params, index, CONFIG), reference.sample(logits, params, index)
+        out, answer = sample_triton(logits, params, index, config), reference.sample(logits, params, index)
         assert out.ids.tolist() == answer.ids.tolist()
         torch.testing.assert_close(out.logprobs, answer.logprobs, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(out.top_logprobs, answer.top_logprobs, rtol=1e-5, atol=1e-5)
@@ -94,6 +99,54 @@ def test_sample_without_flags_draws_what_the_reference_draws() -> None:
         out, answer = sample_triton(logits, params, index, CONFIG), reference.sample(logits, params, index)
         assert out.ids.tolist() == answer.ids.tolist()
         assert out.logprobs is None
+
+
+HARD_LOGITS = {
+    "equal": lambda normal: normal * 0.0,
+    "two values": lambda normal: (normal > 1.5) * 4.0,
+    "descending": lambda normal: (normal * 2.0).sort(dim=1, descending=True).values,
+    "few allowed": lambda normal: torch.where(normal > 1.5, normal, float("-inf")),
+    "one sure": lambda normal: torch.where(normal == normal.amax(1, keepdim=True), 40.0, normal),
+}
+
+
+@pytest.mark.parametrize("kind", HARD_LOGITS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_p": 0.9},
+        {"top_p": 0.05},
+        {"top_k": 5},
+        {"top_k": 299, "min_p": 0.01},
+        {"top_k": 40, "top_p": 0.6, "temperature": 0.7},
+        {"top_p": 0.8, "min_p": 0.1, "temperature": 1.5},
+    ],
+)
+def test_restricted_draws_of_hard_logits_are_the_references(kind: str, options: dict[str, float]) -> None:
+    logits = HARD_LOGITS[kind](random_logits() / 3)
+    params = sampling_params(ROWS, seed=torch.arange(ROWS), any_top_p_k=True, **options)
+    index = torch.arange(ROWS, device=DEVICE)
+    drawn = sample_triton(logits, params, index, CONFIG).ids
+    assert drawn.tolist() == reference.sample(logits, params, index).ids.tolist()
+
+
+def test_ordinary_rows_need_no_narrowing() -> None:
+    rows, groups = 4, 3 * (CHUNK // CONFIG.group)
+    logits, index = random_logits()[:rows], torch.arange(rows, device=DEVICE)
+    padded = torch.nn.functional.pad(logits, (0, 3 * CHUNK - VOCABULARY), value=float("-inf"))
+    maxima = padded.unflatten(1, (groups, CONFIG.group)).amax(2)
+    params = sampling_params(
+        rows,
+        top_k=torch.tensor([5, 0, 0, 5]),
+        top_p=torch.tensor([1.0, 0.9, 1.0, 0.8]),
+        min_p=torch.tensor([0.0, 0.0, 0.1, 0.0]),
+        any_top_p_k=True,
+    )
+    highest = maxima.unflatten(1, (3, -1)).amax(2)
+    winner, _, contender, _ = find_candidates(logits, params, index, highest, maxima, CONFIG)
+    answer = reference.sample(logits, params, index).ids.tolist()
+    assert [winner[row].item() for row in (0, 2, 3)] == [answer[row] for row in (0, 2, 3)]
+    assert answer[1] in contender[1, 1:].tolist()
 
 
 def test_processed_scores_match_the_reference() -> None:
