@@ -135,7 +135,7 @@ def sample_triton(
             *shared, vocabulary, CHUNK=chunk, GROUP=config.group, TOP_P_K=restricts, GREEDY=params.all_greedy,
             PROCESSED=params.has_processors, LOGPROBS=params.needs_logprobs, num_warps=8,
         )  # fmt: skip
-        found = (best_id,) * 4
+        found: tuple[torch.Tensor, ...] = (best_id,) * 4
         if restricts and config.capacity:
             found = find_candidates(scores, params, token_index, highest, maxima, config)
         finish_kernel[(rows,)](
