@@ -78,8 +78,9 @@ def find_candidates(
     """The winners, contenders and masses that `finish_kernel` takes, from `highest` [R, chunks] and the groups' maxima."""
     (rows, vocabulary), device = scores.shape, scores.device
     chunks, groups = highest.shape[1], maxima.shape[1]
-    zmax, floor, bound = torch.empty(3, rows, dtype=torch.float32, device=device).unbind(0)
-    count, winner = torch.empty(2, rows, dtype=torch.int32, device=device).unbind(0)
+    # One allocation each: Triton compiles once more for a pointer that is not aligned to 16 bytes.
+    zmax, floor, bound = (torch.empty(rows, dtype=torch.float32, device=device) for _ in range(3))
+    count, winner = (torch.empty(rows, dtype=torch.int32, device=device) for _ in range(2))
     listed_z = torch.empty(rows, config.capacity, dtype=torch.float32, device=device)
     listed_id = torch.empty(rows, config.capacity, dtype=torch.int32, device=device)
     contender_z = torch.empty(rows, CONTENDERS, dtype=torch.float32, device=device)
@@ -119,8 +120,9 @@ def sample_triton(
     chunks = triton.cdiv(vocabulary, chunk)
     scores = process_triton(logits, params, chunk) if params.has_processors else logits
     restricts = params.any_top_p_k and not params.all_greedy
-    floats = torch.empty(4, rows, chunks, dtype=torch.float32, device=logits.device)
-    highest, best, raw_highest, raw_sum = floats.unbind(0)
+    highest, best, raw_highest, raw_sum = (
+        torch.empty(rows, chunks, dtype=torch.float32, device=logits.device) for _ in range(4)
+    )
     best_id = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
     groups = chunks * (chunk // config.group) if restricts else 0
     maxima = torch.empty(rows, groups, dtype=torch.float32, device=logits.device)
