@@ -12,8 +12,8 @@ unlikely to be it. Each kernel reads the row at most once, split over programs:
    tokens, then of those with a higher score than it, and so on. The first that top-p keeps is the token drawn.
 4. `measure_kernel` sums the mass above each contender, which says whether it is kept (`accepted`).
 
-Whatever does not fit or falls below the bound, a row's list or its contenders, gives -1: then the row is narrowed.
-The order of a list depends on timing, the result does not: mass within a list is summed in integers.
+A row whose list overflows, whose winner is below the bound, or that keeps none of its contenders gives -1: it is
+narrowed. The order of a list depends on timing, the result does not: mass within a list is summed in integers.
 """
 
 from __future__ import annotations
