@@ -93,15 +93,16 @@ def agreement(make: Callable[[int], Inputs], inputs: Inputs, ids: torch.Tensor) 
 
 
 def variants() -> list[Variant]:
-    configs = {"narrow": SamplingConfig(4096, 16)}
-    for chunk, group, capacity in (
-        (4096, 64, 1024),
-        (4096, 64, 2048),
-        (4096, 32, 1024),
-        (2048, 64, 1024),
-        (8192, 64, 1024),
-    ):
-        configs[f"{chunk}/{group}/{capacity}"] = SamplingConfig(chunk, 16, group, capacity)
+    configs = {
+        f"{chunk}/{group}/{capacity}": SamplingConfig(chunk, 16, group, capacity)
+        for chunk, group, capacity in (
+            (4096, 64, 1024),
+            (4096, 64, 2048),
+            (4096, 32, 1024),
+            (2048, 64, 1024),
+            (8192, 64, 1024),
+        )
+    }
     return [Variant(name, functools.partial(run, config), asdict(config)) for name, config in configs.items()]
 
 

@@ -123,16 +123,14 @@ def finish_kernel(
         if (temperature > 0) & restricted & (highest > float("-inf")):
             scale = inverse_temperature(temperature)
             zmax = highest * scale
-            drawn = tl.full((), -1, tl.int32)
-            if CONTENDERS:
-                if (top_p < 1) & ((top_k <= 0) | (top_k >= V)):
-                    at = row * CONTENDERS
-                    drawn = accepted(
-                        mass_ptr + at * chunks, contender_z_ptr + at, contender_id_ptr + at, zmax, top_p, chunks,
-                        BLOCK_CHUNKS, CONTENDERS,
-                    )  # fmt: skip
-                else:
-                    drawn = tl.load(winner_ptr + row)
+            if (top_p < 1) & ((top_k <= 0) | (top_k >= V)):
+                at = row * CONTENDERS
+                drawn = accepted(
+                    mass_ptr + at * chunks, contender_z_ptr + at, contender_id_ptr + at, zmax, top_p, chunks,
+                    BLOCK_CHUNKS, CONTENDERS,
+                )  # fmt: skip
+            else:
+                drawn = tl.load(winner_ptr + row)
             if drawn < 0:
                 key = row_key(tl.load(seed_ptr + row), tl.load(token_index_ptr + row))
                 drawn = draw_narrowed(

@@ -23,13 +23,13 @@ class SamplingConfig:
     """How rows are split and restricted rows are drawn.
 
     chunk: scores per chunk, one size for every batch (see kernel.py).   warps: of a program that narrows a row.
-    group: scores per maximum.   capacity: tokens that a list of candidates holds; 0 narrows every restricted row.
+    group: scores per maximum.   capacity: tokens that a list of candidates holds.
     """
 
     chunk: int = 4096
     warps: int = 16
     group: int = 64
-    capacity: int = 0
+    capacity: int = 2048
 
 
 @functools.cache
@@ -138,11 +138,11 @@ def sample_triton(
             PROCESSED=params.has_processors, LOGPROBS=params.needs_logprobs, num_warps=8,
         )  # fmt: skip
         found: tuple[torch.Tensor, ...] = (best_id,) * 4
-        if restricts and config.capacity:
+        if restricts:
             found = find_candidates(scores, params, token_index, highest, maxima, config)
         finish_kernel[(rows,)](
             *shared, *found, ids, logprobs, vocabulary, chunks, CHUNK=chunk,
-            BLOCK_CHUNKS=triton.next_power_of_2(chunks), CONTENDERS=CONTENDERS if config.capacity else 0,
+            BLOCK_CHUNKS=triton.next_power_of_2(chunks), CONTENDERS=CONTENDERS,
             TOP_P_K=restricts, LOGPROBS=params.needs_logprobs, num_warps=config.warps if restricts else 1,
         )  # fmt: skip
     if not params.needs_logprobs:
