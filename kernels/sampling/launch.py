@@ -26,10 +26,10 @@ class SamplingConfig:
     group: scores per maximum.   capacity: tokens that a list of candidates holds.
     """
 
-    chunk: int = 4096
+    chunk: int = 2048
     warps: int = 16
     group: int = 64
-    capacity: int = 2048
+    capacity: int = 1024
 
 
 @functools.cache
