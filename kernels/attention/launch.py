@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.attention.backends import prefill_backend
 from kernels.attention.decode import decode_kernel
+from kernels.attention.hopper_launch import hopper_takes, prefill_hopper
 from kernels.attention.meta import AttentionMeta, make_workspace
 from kernels.attention.prefill import gather_kernel, prefill_kernel
 from kernels.configs import tuned
@@ -38,6 +39,7 @@ class DecodeConfig:
 class PrefillConfig:
     """Tile choices of prefill.
 
+    `specialized` takes the kernel of `hopper.py` where it can run; the other choices are for batches that it cannot.
     `tma` fetches KV tiles by the tensor memory accelerator where rows are long enough to be worth a contiguous copy
     (`copy_from` tokens), or where cache blocks hold whole tiles.
     """
@@ -48,6 +50,7 @@ class PrefillConfig:
     stages: int = 3
     tma: bool = False
     copy_from: int = 2048
+    specialized: bool = False
 
 
 @functools.cache
@@ -189,5 +192,8 @@ def paged_attention_triton(
             backend.run(q, k_cache, v_cache, meta, scale, sliding_window, out)
             return out
         tiles = prefill or prefill_config(q.device, q.shape[2])
-        prefill_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, tiles)
+        if tiles.specialized and hopper_takes(q, k_cache, sliding_window):
+            prefill_hopper(q, k_cache, v_cache, meta, scale * LOG2_E, out, num_sms(q.device))
+        else:
+            prefill_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, tiles)
     return out

@@ -7,6 +7,7 @@ from helpers import DEVICE, HALF, TOLERANCE, attention_answer, attention_case, r
 from kernels.attention import make_workspace
 
 pytest.importorskip("triton")
+from kernels.attention.hopper_launch import hopper_takes
 from kernels.attention.launch import DecodeConfig, PrefillConfig, num_splits, paged_attention_triton
 
 # `programs_per_sm` far above one makes even these short rows split where the device counts few multiprocessors.
@@ -65,6 +66,57 @@ def test_prefill_tiles_by_descriptor_match_float64(block_size: int) -> None:
         dtype=HALF,
         device=DEVICE,
     )
+    out = paged_attention_triton(
+        case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, DECODE, config
+    )
+    assert relative_error(out, attention_answer(case)) < TOLERANCE[HALF]
+
+
+HOPPER = DEVICE == "cuda" and torch.cuda.get_device_capability()[0] == 9
+
+
+@pytest.mark.skipif(not HOPPER, reason="the kernel is made of Hopper's instructions")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "block_size"),
+    [((8, 2), 128, 16), ((4, 1), 128, 64), ((4, 4), 128, 256), ((8, 2), 64, 8), ((4, 2), 256, 16)],
+)
+def test_specialized_prefill_matches_float64_and_reads_nothing_past_a_row(
+    heads: tuple[int, int], head_dim: int, block_size: int, dtype: torch.dtype
+) -> None:
+    prefills = [
+        (1, 1),
+        (20, 61),
+        (1, 17),
+        (64, 64),
+        (65, 65),
+        (333, 333),
+        (129, 1000),
+        (128, 1024),
+        (300, 901),
+    ]
+    case = attention_case(
+        [9], prefills, heads=heads, head_dim=head_dim, block_size=block_size, dtype=dtype, device=DEVICE
+    )
+    config = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2, specialized=True)
+    assert hopper_takes(case.q, case.k_cache, None)
+    answer = attention_answer(case)
+    written = torch.zeros(case.k_cache.shape[:2], dtype=torch.bool, device=DEVICE)
+    for row, length in enumerate(case.meta.seq_lens.tolist()):
+        for block in range(-(-length // block_size)):
+            written[case.meta.block_tables[row, block], : length - block * block_size] = True
+    for cache in (case.k_cache, case.v_cache):
+        cache[~written] = float("nan")
+    out = paged_attention_triton(
+        case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, DECODE, config
+    )
+    assert relative_error(out[1:], answer[1:]) < 5e-3
+
+
+def test_what_the_specialized_kernel_does_not_know_runs_the_other_one() -> None:
+    case = attention_case([], [(20, 61)], head_dim=24, dtype=HALF, device=DEVICE)
+    assert not hopper_takes(case.q, case.k_cache, None)
+    config = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2, specialized=True)
     out = paged_attention_triton(
         case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, DECODE, config
     )
