@@ -52,7 +52,7 @@ PREFILL_CONFIGS = [
     PrefillConfig(64, 32, 4, 2),
     PrefillConfig(128, 64, 8, 3, True), PrefillConfig(128, 64, 8, 4, True), PrefillConfig(128, 128, 8, 2, True),
     PrefillConfig(128, 128, 8, 3, True), PrefillConfig(64, 64, 4, 3, True),
-    PrefillConfig(64, 64, 4, 3, True, specialized=True),
+    PrefillConfig(64, 64, 4, 3, True, specialized_from=128),
 ]  # fmt: skip
 
 

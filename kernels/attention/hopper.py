@@ -76,22 +76,18 @@ def zero_tail(v_pieces, slot, first, seq_len, D: gl.constexpr, BLOCK_N: gl.const
 @gluon.jit
 def attend(
     out, weights, highest, total, low, high, kv_tiles, first_query, q, k_smem, v_smem, k_full, k_empty, v_full, v_empty,
-    turns, consumed, scale_log2, MASKED: gl.constexpr, SCORES: gl.constexpr, OUT: gl.constexpr, WEIGHTS: gl.constexpr,
-    GROUP: gl.constexpr, PINGPONG: gl.constexpr, BLOCK_N: gl.constexpr, SLOTS: gl.constexpr,
+    consumed, scale_log2, MASKED: gl.constexpr, SCORES: gl.constexpr, OUT: gl.constexpr, WEIGHTS: gl.constexpr,
+    BLOCK_N: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     """Steps `low`..`high`: scores of the step's tile beside the weighted values of the tile before."""
     for back in range(low, high):
         slot = (consumed + back) % SLOTS
         last_slot = (consumed + back - 1) % SLOTS
         half = gl.convert_layout(weights.to(v_smem.dtype), WEIGHTS)
-        if PINGPONG:
-            mbarrier.wait(turns.index(GROUP), ((consumed + back) & 1) ^ (1 - GROUP))
         empty = gl.zeros([WARPGROUP_ROWS, BLOCK_N], gl.float32, SCORES)
         pending = warpgroup_mma(q, k_smem.index(slot).permute((1, 0)), empty, use_acc=False, is_async=True)
         mbarrier.wait(v_full.index(last_slot), (consumed + back - 1) // SLOTS & 1)
         out_pending = warpgroup_mma(half, v_smem.index(last_slot), out, is_async=True)
-        if PINGPONG:
-            mbarrier.arrive(turns.index(1 - GROUP))
         scores = warpgroup_mma_wait(1, deps=[pending])
         mbarrier.arrive(k_empty.index(slot))
         if MASKED:
@@ -110,9 +106,9 @@ def attend(
 
 @gluon.jit
 def consume(
-    out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, turns,
+    out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     seq_lens_ptr, query_start_ptr, first_row, rows, tiles, scale_log2,
-    GROUP: gl.constexpr, PINGPONG: gl.constexpr, HQ: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr,
+    GROUP: gl.constexpr, HQ: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr,
     PIECE: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     """Warpgroup `GROUP`: attention of its 64 queries of each of this program's items."""
@@ -126,7 +122,7 @@ def consume(
     consumed = gl.to_tensor(0)
     done = gl.to_tensor(0)
     for round_ in range(gl.cdiv(tiles * rows * HQ, gl.num_programs(0))):
-        row, head, token, queries, first_position, seq_len, kv_tiles = work_item(
+        _, head, token, queries, first_position, seq_len, kv_tiles = work_item(
             round_, rows, first_row, seq_lens_ptr, query_start_ptr, HQ, BLOCK_N
         )
         if queries > 0:
@@ -135,20 +131,16 @@ def consume(
             phase = consumed // SLOTS & 1
             mbarrier.wait(q_full.index(GROUP), done & 1)
             mbarrier.wait(k_full.index(slot), phase)
-            if PINGPONG:
-                mbarrier.wait(turns.index(GROUP), (consumed & 1) ^ (1 - GROUP))
             empty = gl.zeros([WARPGROUP_ROWS, BLOCK_N], gl.float32, SCORES)
             pending = warpgroup_mma(
                 q, k_smem.index(slot).permute((1, 0)), empty, use_acc=False, is_async=True
             )
-            if PINGPONG:
-                mbarrier.arrive(turns.index(1 - GROUP))
             scores = warpgroup_mma_wait(0, deps=[pending])
             mbarrier.arrive(k_empty.index(slot))
             last_first = (kv_tiles - 1) * BLOCK_N
             scores = mask_scores(scores, last_first, first_query, SCORES, BLOCK_N)
             highest = gl.full([WARPGROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
-            weights, highest, shrink = softmax_step(scores, highest, scale_log2, True)
+            weights, highest, _shrink = softmax_step(scores, highest, scale_log2, True)
             total = gl.sum(weights, axis=1)
             mbarrier.wait(v_full.index(slot), phase)
             zero_tail(v_pieces, slot, last_first, seq_len, D, BLOCK_N, PIECE)
@@ -158,11 +150,11 @@ def consume(
             masked = gl.minimum(gl.maximum(kv_tiles - (first_query + 1) // BLOCK_N, 1), kv_tiles)
             out, weights, highest, total = attend(
                 out, weights, highest, total, 1, masked, kv_tiles, first_query, q, k_smem, v_smem, k_full, k_empty,
-                v_full, v_empty, turns, consumed, scale_log2, True, SCORES, OUT, WEIGHTS, GROUP, PINGPONG, BLOCK_N, SLOTS,
+                v_full, v_empty, consumed, scale_log2, True, SCORES, OUT, WEIGHTS, BLOCK_N, SLOTS,
             )  # fmt: skip
             out, weights, highest, total = attend(
                 out, weights, highest, total, masked, kv_tiles, kv_tiles, first_query, q, k_smem, v_smem, k_full, k_empty,
-                v_full, v_empty, turns, consumed, scale_log2, False, SCORES, OUT, WEIGHTS, GROUP, PINGPONG, BLOCK_N, SLOTS,
+                v_full, v_empty, consumed, scale_log2, False, SCORES, OUT, WEIGHTS, BLOCK_N, SLOTS,
             )  # fmt: skip
             mbarrier.arrive(q_empty.index(GROUP))
             consumed += kv_tiles
@@ -182,7 +174,10 @@ def consume(
 
 
 # A count that changes with every batch must not be compiled in: a compile in service stalls every stream.
-@gluon.jit(do_not_specialize=["first_row", "rows", "tiles", "beyond", "table_stride"])
+@gluon.jit(
+    do_not_specialize=["first_row", "rows", "tiles", "beyond", "table_stride"],
+    do_not_specialize_on_alignment=["table_ptr", "seq_lens_ptr", "query_start_ptr"],
+)
 def hopper_prefill_kernel(
     q_tiles,  # descriptor of [T, Hq * D] in tiles [64, D]
     k_cache,  # descriptor of [num_blocks * BLOCK_SIZE, Hkv * D] in pieces [PIECE, 64]
@@ -204,7 +199,6 @@ def hopper_prefill_kernel(
     BLOCK_N: gl.constexpr,
     PIECE: gl.constexpr,  # tokens of one copy: those of a KV tile that lie in one cache block
     SLOTS: gl.constexpr,
-    PINGPONG: gl.constexpr,
 ):
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     q_smem = gl.allocate_shared_memory(q_tiles.dtype, [BLOCK_M // WARPGROUP_ROWS, WARPGROUP_ROWS, D], layout)
@@ -216,11 +210,9 @@ def hopper_prefill_kernel(
     k_empty = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
-    turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for group in gl.static_range(2):
         mbarrier.init(q_full.index(group), 1)
         mbarrier.init(q_empty.index(group), 1)
-        mbarrier.init(turns.index(group), 1)
     for slot in gl.static_range(SLOTS):
         mbarrier.init(k_full.index(slot), 1)
         mbarrier.init(k_empty.index(slot), 2)
@@ -230,14 +222,14 @@ def hopper_prefill_kernel(
     gl.warp_specialize(
         [
             (consume, (
-                out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, turns,
+                out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty,
                 seq_lens_ptr, query_start_ptr, first_row, rows, tiles, scale_log2,
-                0, PINGPONG, HQ, D, BLOCK_N, PIECE, SLOTS,
+                0, HQ, D, BLOCK_N, PIECE, SLOTS,
             )),
             (consume, (
-                out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, turns,
+                out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty,
                 seq_lens_ptr, query_start_ptr, first_row, rows, tiles, scale_log2,
-                1, PINGPONG, HQ, D, BLOCK_N, PIECE, SLOTS,
+                1, HQ, D, BLOCK_N, PIECE, SLOTS,
             )),
             (fetch_kv, (
                 k_cache, k_smem, k_full, k_empty, table_ptr, table_stride, seq_lens_ptr, query_start_ptr, first_row, rows,

@@ -49,9 +49,10 @@ def pieces_of(ring, PIECE: gl.constexpr, COUNT: gl.constexpr):
     """The ring of tiles as [slot, panel, part] pieces [PIECE, PANEL]: what one copy fills."""
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     if RENAMED:
-        return ring.reinterpret(ring.dtype, [COUNT, PIECE, PANEL], layout)
+        pieces = ring.reinterpret(ring.dtype, [COUNT, PIECE, PANEL], layout)
     else:
-        return ring._reinterpret(ring.dtype, [COUNT, PIECE, PANEL], layout)
+        pieces = ring._reinterpret(ring.dtype, [COUNT, PIECE, PANEL], layout)
+    return pieces
 
 
 @gluon.jit
@@ -62,7 +63,7 @@ def fetch_queries(
     """One warp: the queries of this program's items, each warpgroup's as soon as it is done with its last ones."""
     done = gl.to_tensor(0)
     for round_ in range(gl.cdiv(tiles * rows * HQ, gl.num_programs(0))):
-        row, head, token, queries, first_position, seq_len, kv_tiles = work_item(
+        _, head, token, queries, _, _, _ = work_item(
             round_, rows, first_row, seq_lens_ptr, query_start_ptr, HQ, BLOCK_N
         )
         if queries > 0:
@@ -87,7 +88,7 @@ def fetch_kv(
     pieces = pieces_of(ring, PIECE, SLOTS * PANELS * PARTS)
     fetched = gl.to_tensor(0)
     for round_ in range(gl.cdiv(tiles * rows * HQ, gl.num_programs(0))):
-        row, head, token, queries, first_position, seq_len, kv_tiles = work_item(
+        row, head, _, queries, _, seq_len, kv_tiles = work_item(
             round_, rows, first_row, seq_lens_ptr, query_start_ptr, HQ, BLOCK_N
         )
         if queries > 0:
@@ -101,7 +102,7 @@ def fetch_kv(
                     position = first + part * PIECE
                     block = gl.load(table + position // BLOCK_SIZE, mask=position < seq_len, other=0)
                     start = gl.where(position < seq_len, block * BLOCK_SIZE + position % BLOCK_SIZE, beyond)
-                    starts = starts + (start,)
+                    starts += (start,)  # type: ignore[assignment]
                 mbarrier.wait(empty.index(slot), fetched // SLOTS & 1 ^ 1)
                 mbarrier.expect(full.index(slot), BLOCK_N * D * 2)
                 for part in gl.static_range(PARTS):

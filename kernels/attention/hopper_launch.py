@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import torch
 import triton
+from triton.compiler import CompiledKernel
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -16,6 +18,7 @@ from kernels.attention.meta import AttentionMeta
 # KV tile per head size; two of K and two of V stand in shared memory beside the queries: 98, 180 and 229 KB.
 BLOCK_N = {64: 128, 128: 128, 256: 64}
 SLOTS = 2
+LAYOUT = gl.NVMMASharedLayout(128, 16, 2)
 
 
 @functools.cache
@@ -37,6 +40,65 @@ def hopper_takes(q: torch.Tensor, k_cache: torch.Tensor, sliding_window: int | N
     )
 
 
+@dataclass(frozen=True)
+class Address:
+    """A tensor as far as its descriptor is concerned: the cached descriptors keep no memory alive."""
+
+    pointer: int
+    dtype: torch.dtype
+
+    def data_ptr(self) -> int:
+        return self.pointer
+
+
+@functools.lru_cache(maxsize=4096)
+def tiles_of(
+    pointer: int, dtype: torch.dtype, rows: int, width: int, tile_rows: int, tile_columns: int
+) -> TensorDescriptor:
+    """Descriptor of a contiguous [rows, width] at `pointer`. Caches and activations come back at the same places."""
+    return TensorDescriptor(
+        Address(pointer, dtype), [rows, width], [width, 1], [tile_rows, tile_columns], LAYOUT
+    )
+
+
+@functools.cache
+def compiled_kernel(
+    device: torch.device,
+    dtype: torch.dtype,
+    num_q_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    block_size: int,
+) -> tuple[CompiledKernel, tuple[int, ...]]:
+    """The kernel for such tensors, and its compile-time arguments.
+
+    Launched by itself: Triton's way from a function and descriptors to its compiled kernel takes 70 us of every call.
+    """
+    block_n = BLOCK_N[head_dim]
+    piece = min(block_n, block_size)
+    constants = (num_q_heads, num_kv_heads, head_dim, block_size, block_n, piece, SLOTS)
+    q_tiles = tiles_of(0, dtype, WARPGROUP_ROWS.value, num_q_heads * head_dim, WARPGROUP_ROWS.value, head_dim)
+    pieces = tiles_of(0, dtype, block_size, num_kv_heads * head_dim, piece, PANEL.value)
+    integers = (torch.int32,) * 3
+    kernel = hopper_prefill_kernel.warmup(
+        q_tiles,
+        pieces,
+        pieces,
+        *integers,
+        dtype,
+        0,
+        1,
+        1,
+        block_size,
+        1,
+        1.0,
+        *constants,
+        grid=(1,),
+        num_warps=4,
+    )
+    return kernel, constants
+
+
 def prefill_hopper(
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -47,22 +109,15 @@ def prefill_hopper(
     programs: int,
 ) -> None:
     """Attention of the rows after the first `meta.num_decodes` into `out`, by at most `programs` programs."""
-    num_q_heads, head_dim = q.shape[1:]
-    num_blocks, block_size, num_kv_heads = k_cache.shape[:3]
-    tokens, block_n = num_blocks * block_size, BLOCK_N[head_dim]
+    num_tokens, num_q_heads, head_dim = q.shape
+    num_blocks, block_size, num_kv_heads, _ = k_cache.shape
+    kernel, constants = compiled_kernel(q.device, q.dtype, num_q_heads, num_kv_heads, head_dim, block_size)
+    slots, width, piece = num_blocks * block_size, num_kv_heads * head_dim, min(BLOCK_N[head_dim], block_size)
     rows, tiles = meta.seq_lens.shape[0] - meta.num_decodes, triton.cdiv(meta.max_query_len, BLOCK_M.value)
-    layout, piece = gl.NVMMASharedLayout(128, 16, 2), min(block_n, block_size)
-    q_tiles = TensorDescriptor.from_tensor(
-        q.view(-1, num_q_heads * head_dim), [WARPGROUP_ROWS.value, head_dim], layout
-    )
-    k, v = (
-        TensorDescriptor.from_tensor(
-            cache.view(tokens, num_kv_heads * head_dim), [piece, PANEL.value], layout
-        )
-        for cache in (k_cache, v_cache)
-    )
-    hopper_prefill_kernel[(min(rows * tiles * num_q_heads, programs),)](
-        q_tiles, k, v, meta.block_tables, meta.seq_lens, meta.query_start, out, meta.num_decodes, rows, tiles, tokens,
-        meta.block_tables.stride(0), scale_log2, HQ=num_q_heads, HKV=num_kv_heads, D=head_dim, BLOCK_SIZE=block_size,
-        BLOCK_N=block_n, PIECE=piece, SLOTS=SLOTS, PINGPONG=True, num_warps=4,
+    kernel[(min(rows * tiles * num_q_heads, programs), 1, 1)](
+        tiles_of(q.data_ptr(), q.dtype, num_tokens, num_q_heads * head_dim, WARPGROUP_ROWS.value, head_dim),
+        tiles_of(k_cache.data_ptr(), q.dtype, slots, width, piece, PANEL.value),
+        tiles_of(v_cache.data_ptr(), q.dtype, slots, width, piece, PANEL.value),
+        meta.block_tables, meta.seq_lens, meta.query_start, out, meta.num_decodes, rows, tiles, slots,
+        meta.block_tables.stride(0), scale_log2, *constants,
     )  # fmt: skip

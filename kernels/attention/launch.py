@@ -39,7 +39,8 @@ class DecodeConfig:
 class PrefillConfig:
     """Tile choices of prefill.
 
-    `specialized` takes the kernel of `hopper.py` where it can run; the other choices are for batches that it cannot.
+    Batches whose longest row has at least `specialized_from` queries take the kernel of `hopper.py` where it can run;
+    the other choices are for all others. Its tiles of 128 queries are mostly empty when rows have few.
     `tma` fetches KV tiles by the tensor memory accelerator where rows are long enough to be worth a contiguous copy
     (`copy_from` tokens), or where cache blocks hold whole tiles.
     """
@@ -50,7 +51,7 @@ class PrefillConfig:
     stages: int = 3
     tma: bool = False
     copy_from: int = 2048
-    specialized: bool = False
+    specialized_from: int | None = None
 
 
 @functools.cache
@@ -192,7 +193,8 @@ def paged_attention_triton(
             backend.run(q, k_cache, v_cache, meta, scale, sliding_window, out)
             return out
         tiles = prefill or prefill_config(q.device, q.shape[2])
-        if tiles.specialized and hopper_takes(q, k_cache, sliding_window):
+        long_enough = tiles.specialized_from is not None and meta.max_query_len >= tiles.specialized_from
+        if long_enough and hopper_takes(q, k_cache, sliding_window):
             prefill_hopper(q, k_cache, v_cache, meta, scale * LOG2_E, out, num_sms(q.device))
         else:
             prefill_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, tiles)

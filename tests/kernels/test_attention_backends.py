@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from kernels.attention.backends import FlashAttention3, log_refusal, prefill_backend
+from kernels.attention.backends import FlashAttention3, installed, log_refusal, prefill_backend
 from kernels.attention.meta import AttentionMeta
 
 
@@ -34,6 +34,7 @@ def test_the_first_backend_that_can_is_used_and_each_refusal_is_logged_once(
 
 def test_a_library_that_is_not_installed_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    installed.cache_clear()
     assert "not installed" in str(FlashAttention3().can_run(torch.zeros(1, 1, 64), torch.zeros(1, 1, 1, 64)))
 
 
