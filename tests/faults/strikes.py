@@ -6,13 +6,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
-import httpx
 import psutil
 
-from services.cli import fleet
+from services.cli import fleet, http
 from tests.fakes.stack import Stack
 from tests.fakes.waiting import until
 
@@ -33,7 +33,7 @@ def pid_of(stack: Stack, target: str) -> int:
 
 async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> float:
     """Sends each fault's signal; what was paused goes on after PAUSE_S. Returns when it struck, by the wall clock."""
-    pids = [(pid_of(stack, target), number) for target, number in faults]
+    pids = [(await asyncio.to_thread(pid_of, stack, target), number) for target, number in faults]
     await asyncio.sleep(after_s)
     struck_at = time.time()
     for pid, number in pids:
@@ -48,26 +48,34 @@ async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> float
 
 
 async def wait_until_whole(stack: Stack) -> None:
-    """Until every service, heard from now on, is ready, and every gateway has got a token through."""
+    """Until every service, heard from now on, is ready, and every gateway has got a token through.
+
+    Holds up nobody else of this event loop: clients that measure may run on it.
+    """
     async with asyncio.timeout(RECOVERY_S):
-        await until(lambda: _runs(stack, "nats") and _runs(stack, "redis"), "its servers", RECOVERY_S)
+        for name in ("nats", "redis"):
+            await _until(partial(asyncio.to_thread, _runs, stack, name))
         bus, subjects = await fleet.connect(stack.state["bus"], "tests")
         seen = fleet.Fleet()
         expected = [name for names in stack.state["services"].values() for name in names]
         try:
             await bus.subscribe(subjects.heartbeats(), seen.on_message)
             await until(lambda: all(map(seen.is_ready, expected)), "its services", RECOVERY_S)
-            await until(lambda: _are_ready(stack.base_urls), "its gateways", RECOVERY_S)
         finally:
             await bus.close()
+        for url in stack.base_urls:
+            await _until(partial(_is_ready, url))
+
+
+async def _until(probe: Callable[[], Awaitable[bool]]) -> None:
+    while not await probe():  # noqa: ASYNC110 - nobody tells us when another process is there
+        await asyncio.sleep(0.05)
+
+
+async def _is_ready(url: str) -> bool:
+    status, _ = await http.get(url + "/ready", timeout_s=5.0)
+    return status == 200
 
 
 def _runs(stack: Stack, name: str) -> bool:
     return any(f"{name}-server" in process.name() for process in stack.processes())
-
-
-def _are_ready(base_urls: Iterable[str]) -> bool:
-    try:
-        return all(httpx.get(url + "/ready", timeout=5.0).status_code == 200 for url in base_urls)
-    except httpx.HTTPError:
-        return False

@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -48,12 +49,25 @@ class Outcome:
     ids: dict[int, list[int]] = field(default_factory=dict)
     completion_tokens: int = -1
     error: str = ""
-    worst_stall_s: float = 0.0
-    first_token_s: float = 0.0
+    token_times: list[float] = field(default_factory=list)  # of events with ids; seconds since it was sent
     reconnects: int = 0
     repeats: int = 0  # of a request that its gateway left unanswered
     stream_path: str = ""
     last_event_id: str = ""
+
+    @property
+    def first_token_s(self) -> float:
+        """0 where there was none, or nothing was streamed."""
+        return self.token_times[0] if self.token_times else 0.0
+
+    @property
+    def worst_stall_s(self) -> float:
+        return self.stall_after(0.0)
+
+    def stall_after(self, seconds: float) -> float:
+        """The longest wait between two events with tokens, of those waits that went on after so many seconds."""
+        waits = [(end, end - begin) for begin, end in pairwise(self.token_times)]
+        return max((wait for end, wait in waits if end > seconds), default=0.0)
 
 
 def jobs(model: str, count: int = 64, seed: int = 7, max_tokens: int = 64) -> list[Job]:
@@ -176,7 +190,6 @@ class StreamReader:
     outcome: Outcome
     began: float
     is_done: bool = False
-    _last: float = 0.0
 
     async def read(self, client: httpx.AsyncClient, method: str, url: str, **request: Any) -> None:
         """Raises httpx.HTTPError when the connection breaks before the end, ValueError on a refusal."""
@@ -197,15 +210,13 @@ class StreamReader:
 
     def _take_event(self, event_id: str, data: str, now: float) -> None:
         outcome = self.outcome
-        if self._last:
-            outcome.worst_stall_s = max(outcome.worst_stall_s, now - self._last)
-        else:
-            outcome.first_token_s = now - self.began
-        self._last = now
         if data == "[DONE]":
             self.is_done = True
             return
-        _take(json.loads(data), outcome)
+        payload = json.loads(data)
+        _take(payload, outcome)
+        if any(choice.get("token_ids") for choice in payload["choices"]):
+            outcome.token_times.append(now - self.began)
         outcome.last_event_id = event_id or outcome.last_event_id
 
 

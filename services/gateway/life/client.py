@@ -198,9 +198,8 @@ class Client:
         self.recorder.record(request_id, "submit", attempt=attempt, detokenizer=state.detokenizer_id)
         data = encode(state.build_message(self._now()))
         try:
-            answer = await self.bus.request(
-                self.subjects.submit(self.model), data, timeout_s=max(1.0, self.timing.lease_s)
-            )
+            timeout_s = state.answer_timeout_s(self.timing.lease_s)
+            answer = await self.bus.request(self.subjects.submit(self.model), data, timeout_s)
             reply = decode(SubmitReply, answer)
         except (BusError, DecodeError) as error:
             self.recorder.record(request_id, "no reply", attempt=attempt, why=error.message)

@@ -16,6 +16,7 @@ class Patience:
 
     backoff_min_s: float = 0.05
     backoff_max_s: float = 1.0
+    answer_s: float = 0.4  # a router has not answered; twice as long each time, up to the lease
     no_router_s: float = 5.0  # a new request finds nobody who takes it, on a bus that works
     no_bus_s: float = 30.0  # a new request while the bus is away
     replay_after_s: float = 0.25  # nothing new has arrived, though there is something

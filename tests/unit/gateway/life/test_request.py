@@ -284,6 +284,20 @@ def test_a_new_request_without_any_router_fails_after_five_seconds_with_503() ->
     assert (stage.request.error.status, stage.request.error.retry_after_s) == (503, 1.0)
 
 
+def test_a_silent_router_is_given_less_than_a_lease_and_then_more_and_more() -> None:
+    """One that was killed with the submission in its hands never answers; one that is only slow may."""
+    stage = Stage()
+    stage.submit()
+    waits = []
+    for attempt in range(1, 6):
+        waits.append(stage.request.answer_timeout_s(TIMING.lease_s))
+        stage.request.on_no_reply(attempt, RequestTimeout("none"), stage.now, stage.fleet)
+        assert stage.pass_time(0.5) == [Submit(attempt + 1)]
+    assert waits == [0.4, 0.8, 1.2, 1.2, 1.2]
+    stage.request.on_reply(6, SubmitReply(True, "r1"), stage.now, stage.fleet)
+    assert stage.request.answer_timeout_s(TIMING.lease_s) == 0.4
+
+
 def test_an_accepted_request_waits_without_end_for_a_router() -> None:
     stage = Stage().start()
     actions = stage.request.on_bounced(1, stage.now, stage.fleet)
