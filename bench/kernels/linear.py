@@ -99,26 +99,48 @@ def few(role: str, config: Gemv | Skinny, inputs: Inputs) -> torch.Tensor:
     normed, silu = role in ("norm", "silu"), role == "silu"
     width = inputs.weight.shape[0] // (2 if silu else 1)
     out = inputs.residual if role == "residual" else inputs.x.new_empty(inputs.x.shape[0], width)
-    norm = inputs.norm if normed else None
-    return run_few(Product(inputs.x, inputs.weight, out, None, norm, EPS, silu, role == "residual"), config)
+    x, norm = inputs.x, inputs.norm if normed else None
+    if norm is not None and isinstance(config, Skinny):
+        x, norm = rms_norm_triton(x, norm, EPS), None
+    return run_few(Product(x, inputs.weight, out, None, norm, EPS, silu, role == "residual"), config)
 
 
 def restore(inputs: Inputs) -> None:
     inputs.residual.copy_(inputs.kept)
 
 
-def variants(role: str, tokens: int, depth: int) -> Iterator[Variant]:
+def even_span(width: int, programs: int) -> int:
+    """Outputs per program, in whole eights, that spread `width` evenly over about `programs`."""
+    return -(-width // (programs * 8)) * 8
+
+
+def skinnies(width: int, block_t: int, silu: bool) -> Iterator[Skinny]:
+    """Tiles of powers of two, and spans that fill the 132 SMs once or twice."""
+    for n, k, stages, warps, left in SKINNIES:
+        yield Skinny(block_t, n, k, stages, warps, left, n)
+    for programs in (132, 264):
+        span = even_span(width, programs)
+        n = max(1 << (span - 1).bit_length(), 64)
+        room = (
+            200_000 // (2 * (n * (2 if silu else 1) + block_t)) // (programs // 132)
+        )  # columns in shared memory
+        for k in (64, 128, 256) if span <= 128 else ():
+            stages = min(room // k, 6)
+            for ahead in (0, 256) if stages >= 2 else ():
+                yield Skinny(block_t, n, k, stages, 4, True, span, ahead)
+
+
+def variants(role: str, tokens: int, depth: int, width: int) -> Iterator[Variant]:
     yield Variant("library", functools.partial(library, role), {"kind": "library"})
     configs: list[Gemv | Skinny] = []
     if tokens == 1:
         configs += [config for config in GEMVS if config.block_k < 2 * depth]
     block_t = 16 if tokens <= 16 else 32 if tokens <= 32 else 64
     configs += [
-        Skinny(block_t, n, k, stages, warps, left)
-        for n, k, stages, warps, left in SKINNIES
-        if not (role == "silu" and n >= 128)
-        and not (block_t == 64 and k * stages >= 1024)
-        and (tokens > 1 or n <= 32)
+        config
+        for config in skinnies(width, block_t, role == "silu")
+        if not (block_t == 64 and config.block_k * config.stages >= 1024)
+        and (tokens > 1 or config.block_n <= 32)
     ]
     for config in configs:
         kind = "gemv" if isinstance(config, Gemv) else "skinny"
@@ -137,7 +159,7 @@ def groups() -> Iterator[Group]:
                 yield Group(
                     op="linear",
                     shape=f"{model} {name} T{tokens}",
-                    variants=list(variants(role, tokens, depth)),
+                    variants=list(variants(role, tokens, depth, width)),
                     make=functools.partial(make_inputs, tokens, width, depth, role),
                     answer=functools.partial(answer, role),
                     bytes=2.0 * (rows * depth + tokens * (depth + width)),
@@ -156,7 +178,7 @@ def ragged() -> Iterator[Group]:
             yield Group(
                 op="linear",
                 shape=f"ragged {role} T{tokens}",
-                variants=list(variants(role, tokens, 1000)),
+                variants=list(variants(role, tokens, 1000, 333)),
                 make=functools.partial(make_inputs, tokens, 333, 1000, role),
                 answer=functools.partial(answer, role),
                 prepare=restore,

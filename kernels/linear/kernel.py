@@ -1,9 +1,9 @@
 """Triton kernels for products with few tokens, which are bound by reading the weights once.
 
-Both kernels share their options, so that a layer of one decode step needs no other launch around its products:
+Their options spare a layer of a decode step the launches around its products:
 
 - SILU: the weight holds gate rows, then up rows; the result is silu(gate) * up.
-- NORM: x is the residual stream, and RMS normalisation (weight g, eps) happens on the way in. The row's scale is a
+- NORM (one token): x is the residual stream, and RMS normalisation (weight g, eps) happens on the way in. The row's scale is a
   factor of the whole result, so sum(w * g * x) and sum(x * x) come out of the same pass over K.
 - RESIDUAL: the result is added to `out` in place.
 """
@@ -34,8 +34,8 @@ def gemv_kernel(
     x_ptr,  # [1, K]
     weight_ptr,  # [N, K], or [2 N, K] with SILU
     bias_ptr,  # [N]
-    norm_ptr,  # [K]
     out_ptr,  # [1, N]
+    norm_ptr,  # [K]
     eps,
     N,
     K: tl.constexpr,
@@ -84,6 +84,17 @@ def gemv_kernel(
 
 
 @triton.jit
+def _fetch_ahead(weight_row, K: tl.constexpr, COLUMNS: tl.constexpr):
+    """Ask for the first columns of the weight rows [rows, 1] to be brought into L2, a line of 128 bytes each."""
+    LINE: tl.constexpr = 128 // (weight_row.dtype.element_ty.primitive_bitwidth // 8)
+    lines = tl.minimum(tl.arange(0, COLUMNS // LINE) * LINE, K - 1)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [weight_row + lines[None, :]],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
 def _tile_dot(x, weight, total, WEIGHT_LEFT: tl.constexpr, PRECISION: tl.constexpr):
     """total [N, T] += weight [N, K] x [T, K]^T, or total [T, N] += x [T, K] weight [N, K]^T."""
     if WEIGHT_LEFT:
@@ -98,27 +109,26 @@ def skinny_kernel(
     x_ptr,  # [T, K]
     weight_ptr,  # [N, K], or [2 N, K] with SILU
     bias_ptr,  # [N]
-    norm_ptr,  # [K]
     out_ptr,  # [T, N]
-    eps,
     T,
     N,
     K: tl.constexpr,
     BLOCK_T: tl.constexpr,  # tokens, padded to 16 or more
     BLOCK_N: tl.constexpr,
+    SPAN: tl.constexpr,  # outputs per program, at most BLOCK_N: what is over is neither read nor stored
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,  # columns of the weights asked for before the kernel before has ended
     WEIGHT_LEFT: tl.constexpr,  # weights as the matrix units' left operand (64 rows and more use wgmma)
     PRECISION: tl.constexpr,
     SILU: tl.constexpr,
     BIAS: tl.constexpr,
-    NORM: tl.constexpr,
     RESIDUAL: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows = tl.program_id(0) * SPAN + tl.arange(0, BLOCK_N)
     tokens = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
-    inside, real = rows < N, tokens < T
+    inside, real = (rows < N) & (tl.arange(0, BLOCK_N) < SPAN), tokens < T
     weight_row = weight_ptr + rows.to(tl.int64)[:, None] * K
     x_row = x_ptr + tokens.to(tl.int64)[:, None] * K
     if WEIGHT_LEFT:
@@ -127,7 +137,12 @@ def skinny_kernel(
     else:
         total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
         up_total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
-    square = tl.zeros((BLOCK_T,), tl.float32)
+    if PDL and AHEAD:
+        # Weights do not depend on the kernel before: their first columns are on the way while it still runs.
+        near = weight_ptr + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * K
+        _fetch_ahead(near, K, AHEAD)
+        if SILU:
+            _fetch_ahead(near + N.to(tl.int64) * K, K, AHEAD)
     wait_upstream(PDL)
     launch_downstream(PDL)
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
@@ -135,29 +150,19 @@ def skinny_kernel(
         in_k = (columns < K)[None, :]
         weight = tl.load(weight_row + columns[None, :], mask=inside[:, None] & in_k, other=0.0)
         x = tl.load(x_row + columns[None, :], mask=real[:, None] & in_k, other=0.0)
-        if NORM:
-            wide = x.to(tl.float32)
-            square += tl.sum(wide * wide, axis=1)
-            norm = tl.load(norm_ptr + columns, mask=columns < K, other=0.0).to(tl.float32)
-            x = (wide * norm[None, :]).to(x.dtype)
         total = _tile_dot(x, weight, total, WEIGHT_LEFT, PRECISION)
         if SILU:
             up_row = weight_row + N.to(tl.int64) * K
             up_weight = tl.load(up_row + columns[None, :], mask=inside[:, None] & in_k, other=0.0)
             up_total = _tile_dot(x, up_weight, up_total, WEIGHT_LEFT, PRECISION)
-    scale = tl.rsqrt(square / K + eps)
     if WEIGHT_LEFT:
         row_index, token_index = rows[:, None], tokens[None, :]
-        scale = scale[None, :]
         mask = inside[:, None] & real[None, :]
     else:
         row_index, token_index = rows[None, :], tokens[:, None]
-        scale = scale[:, None]
         mask = inside[None, :] & real[:, None]
-    if not NORM:
-        scale = 1.0
     value = _finish(
-        total, scale, up_total, bias_ptr, row_index, row_index < N, out_ptr.dtype.element_ty, SILU, BIAS
+        total, 1.0, up_total, bias_ptr, row_index, row_index < N, out_ptr.dtype.element_ty, SILU, BIAS
     )
     target = out_ptr + token_index.to(tl.int64) * N + row_index
     if RESIDUAL:

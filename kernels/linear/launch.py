@@ -22,7 +22,10 @@ class Gemv:
 
 @dataclass(frozen=True)
 class Skinny:
-    """A few tokens: each program makes `block_n` outputs of up to `block_t` tokens on the matrix units."""
+    """A few tokens: each program makes `span` outputs of up to `block_t` tokens on the matrix units.
+
+    A span that gives every SM the same number of programs beats a power of two; tiles are `block_n` wide all the same.
+    """
 
     block_t: int
     block_n: int
@@ -30,6 +33,8 @@ class Skinny:
     stages: int
     warps: int
     weight_left: bool
+    span: int
+    ahead: int
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,12 @@ class Product:
 
     def operands(self) -> tuple[torch.Tensor, ...]:
         """Kernel pointers; an absent operand is replaced by one that is never read."""
-        bias = self.x if self.bias is None else self.bias
-        norm = self.x if self.norm_weight is None else self.norm_weight
-        return self.x, self.weight, bias, norm, self.out
+        return self.x, self.weight, self.x if self.bias is None else self.bias, self.out
 
     def fusions(self) -> dict[str, bool]:
         return {
             "SILU": self.silu,
             "BIAS": self.bias is not None,
-            "NORM": self.norm_weight is not None,
             "RESIDUAL": self.residual,
             **launch_options(self.x.device),
         }
@@ -64,21 +66,22 @@ class Product:
 def run_gemv(product: Product, config: Gemv) -> torch.Tensor:
     """Run the one-token kernel; `product.x` has one row."""
     width, depth = product.out.shape[1], product.x.shape[1]
+    norm = product.x if product.norm_weight is None else product.norm_weight
     gemv_kernel[(triton.cdiv(width, config.rows),)](
-        *product.operands(), product.eps, width, K=depth, ROWS=config.rows,
+        *product.operands(), norm, product.eps, width, NORM=product.norm_weight is not None, K=depth, ROWS=config.rows,
         BLOCK_K=min(config.block_k, triton.next_power_of_2(depth)), num_warps=config.warps, **product.fusions(),
     )  # fmt: skip
     return product.out
 
 
 def run_skinny(product: Product, config: Skinny) -> torch.Tensor:
-    """Run the few-token kernel, in slices of `config.block_t` tokens."""
+    """Run the few-token kernel, in slices of `config.block_t` tokens; `product` has no norm."""
     tokens, depth = product.x.shape
     width = product.out.shape[1]
-    grid = (triton.cdiv(width, config.block_n), triton.cdiv(tokens, config.block_t))
+    grid = (triton.cdiv(width, config.span), triton.cdiv(tokens, config.block_t))
     skinny_kernel[grid](
-        *product.operands(), product.eps, tokens, width, K=depth,
-        BLOCK_T=config.block_t, BLOCK_N=config.block_n, BLOCK_K=config.block_k, STAGES=config.stages,
+        *product.operands(), tokens, width, K=depth,
+        BLOCK_T=config.block_t, BLOCK_N=config.block_n, SPAN=config.span, BLOCK_K=config.block_k, STAGES=config.stages, AHEAD=config.ahead,
         WEIGHT_LEFT=config.weight_left, PRECISION="ieee" if product.x.dtype == torch.float32 else "tf32",
         num_warps=config.warps, **product.fusions(),
     )  # fmt: skip

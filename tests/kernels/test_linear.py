@@ -13,8 +13,8 @@ from kernels.linear.launch import Gemv, Product, Skinny, run_gemv, run_skinny
 CONFIGS = [
     Gemv(rows=1, block_k=128, warps=4),
     Gemv(rows=4, block_k=32, warps=1),
-    Skinny(block_t=16, block_n=16, block_k=32, stages=2, warps=4, weight_left=False),
-    Skinny(block_t=16, block_n=64, block_k=64, stages=3, warps=4, weight_left=True),
+    Skinny(block_t=16, block_n=16, block_k=32, stages=2, warps=4, weight_left=False, span=16, ahead=0),
+    Skinny(block_t=16, block_n=64, block_k=64, stages=3, warps=4, weight_left=True, span=24, ahead=128),
 ]
 
 
@@ -29,6 +29,8 @@ def test_product_with_each_fusion(dtype: torch.dtype, config: Gemv | Skinny, fus
     torch.manual_seed(0)
     width, depth = 37, 100
     tokens = 1 if isinstance(config, Gemv) else 19
+    if "norm" in fusion and tokens > 1:
+        pytest.skip("only the one-token kernel normalises")
     x = torch.randn(tokens, depth, device=DEVICE).to(dtype)
     weight = torch.randn(width * (2 if "silu" in fusion else 1), depth, device=DEVICE).to(dtype) / 10
     bias = torch.randn(width, device=DEVICE).to(dtype) if fusion == "bias" else None

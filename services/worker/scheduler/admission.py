@@ -10,9 +10,8 @@ from services.worker.scheduler.sequence import Sequence
 
 # Prompt tokens that a step takes however many sequences decode.
 MIN_PREFILL_TOKENS = 256
-# Steps in which fewer sequences decode take whole prompts: long prompts lose more by being cut than few decodes gain.
-FEW_DECODES = 16
-# Measured on an H200 with an 8B shape, 1024 prompt and 256 output tokens: see docs/log.md.
+# Measured on an H200 with an 8B shape: see docs/log.md.
+SMALL_MIXED_STEP = 512  # tokens: about where a step stops being bound by reading the weights
 TOKENS_PER_DECODE, MIXED_TILE = 8, 1024
 # A sequence waits for a prefix that another one is computing when it would save at least this many tokens.
 MIN_TOKENS_WORTH_WAITING = 256
@@ -30,17 +29,19 @@ class Limits:
     def prefill_budget(self, num_decodes: int) -> int:
         """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any.
 
-        Whoever decodes waits for the step's prompts, so the more wait, the fewer tokens; and prompts spread over
-        more steps give more decodes a ride on weights that are read anyway. Sizes are whole tiles of the products.
+        Whoever decodes waits for the step's prompts, and a step of decodes alone is bound by reading the weights:
+        prompts spread over more steps give more decodes a ride on weights that are read anyway. Many decodes fill a
+        small step by themselves, so the step grows with them. Sizes are whole tiles of the products.
         """
         room = self.max_step_tokens - num_decodes
         if not num_decodes or not self.can_chunk:
             return room
         budget = self.max_mixed_tokens
         if not budget:
-            if num_decodes < FEW_DECODES:
-                return room
-            budget = -(-num_decodes * TOKENS_PER_DECODE // MIXED_TILE) * MIXED_TILE
+            budget = num_decodes * TOKENS_PER_DECODE
+            if budget > SMALL_MIXED_STEP:
+                budget = -(-budget // MIXED_TILE) * MIXED_TILE
+            budget = max(budget, SMALL_MIXED_STEP)
         return min(room, max(budget - num_decodes, MIN_PREFILL_TOKENS))
 
 

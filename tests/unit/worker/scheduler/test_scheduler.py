@@ -214,9 +214,9 @@ def test_peak_is_reached_when_a_short_one_ends() -> None:
 
 @pytest.mark.parametrize(
     ("num_decodes", "expected"),
-    [(0, 8192), (1, 8191), (15, 8177), (16, 1008), (32, 992), (128, 896), (129, 1919), (256, 1792)],
+    [(0, 8192), (1, 511), (32, 480), (64, 448), (65, 959), (128, 896), (129, 1919), (256, 1792)],
 )
-def test_the_more_sequences_decode_the_fewer_prompt_tokens_delay_them(num_decodes: int, expected: int):
+def test_a_step_with_decodes_is_small_and_grows_with_them(num_decodes: int, expected: int):
     limits = Limits(max_running=256, max_step_tokens=8192, max_chunk_tokens=8192)
     assert limits.prefill_budget(num_decodes) == expected
 
