@@ -47,13 +47,16 @@ def run(rank: int, ranks: int, port: int) -> None:
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", rank=rank, world_size=ranks, device_id=device)
     peer = open_peer_reduce(dist.group.WORLD, device)
-    for size in (10 << 10, 40 << 10, 160 << 10, 320 << 10, 512 << 10, 1 << 20, 5 << 19):
+    for size in (10 << 10, 40 << 10, 160 << 10, 320 << 10, 512 << 10, 1 << 20, 5 << 19, 4 << 20, 20 << 20):
         x = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
         nccl = time_us(dist.all_reduce, x)
-        ours = time_us(peer.sum, x) if peer is not None and size <= MAX_BYTES else float("nan")
+        ours = [float("nan")] * 2
+        if peer is not None and size <= MAX_BYTES:
+            ours = [time_us(call, x) for call in (peer.one_shot, peer.two_shot)]
         if rank == 0:
             print(
-                f"{size / 1024:7.0f} KiB over {ranks}: NCCL {nccl:6.1f} us, peer memory {ours:6.1f} us",
+                f"{size / 1024:7.0f} KiB over {ranks}: NCCL {nccl:6.1f} us, "
+                f"peer memory {ours[0]:6.1f} us in one shot, {ours[1]:6.1f} us in two",
                 flush=True,
             )
     dist.destroy_process_group()
