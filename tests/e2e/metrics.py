@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.fakes.probe import get
 from tests.fakes.stack import Stack
 
 
 def scrape(address: str) -> dict[str, float]:
     """Samples of one service by name, summed over their labels."""
     found: dict[str, float] = {}
-    for family in text_string_to_metric_families(httpx.get(address + "/metrics", timeout=10).text):
+    status, text = get(address + "/metrics", timeout_s=10.0)
+    assert status == 200, f"{address} gives no metrics: {status}"
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found[sample.name] = found.get(sample.name, 0.0) + sample.value
     return found

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import httpx
 from openai import OpenAI
 
+from tests.fakes.probe import get
 from tests.fakes.stack import Stack
 
 SERVICES = {"gateway": 2, "router": 2, "worker": 2, "detokenizer": 2, "kvstore": 1}
@@ -29,9 +29,9 @@ def test_status_shows_every_service_with_its_load(stack: Stack):
 def test_every_service_answers_health_ready_metrics_and_config(stack: Stack):
     for row in stack.services().values():
         for path in ("/health", "/ready", "/metrics", "/config"):
-            response = httpx.get(row["address"] + path, timeout=10)
-            assert response.status_code == 200, (row["id"], path, response.text)
-        assert "shoal_service_info" in httpx.get(row["address"] + "/metrics").text
+            status, text = get(row["address"] + path, timeout_s=10.0)
+            assert status == 200, (row["id"], path, text)
+            assert ("shoal_service_info" in text) == (path == "/metrics")
 
 
 def test_nothing_but_workers_loads_torch(stack: Stack):

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.fakes.probe import get
 from tests.fakes.stack import Stack
 from tests.fakes.tiny_model import make_model
 from tests.fakes.waiting import until
@@ -40,10 +41,7 @@ def ask(stack: Stack) -> str:
 
 
 def is_ready(stack: Stack) -> bool:
-    try:
-        return httpx.get(stack.base_urls[0] + "/ready", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
+    return get(stack.base_urls[0] + "/ready")[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ import json
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.fakes.probe import get
 from tests.fakes.servers import die_with_parent, free_port
 from tests.fakes.waiting import until
 
@@ -27,14 +26,7 @@ class ServiceProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         """(status, body) of its health server; (0, "") while nobody listens."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
+        return get(f"http://127.0.0.1:{self.port}{path}")
 
     def is_ready(self) -> bool:
         assert self.popen.poll() is None, f"it ended with {self.popen.returncode}"
