@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import re
-import shutil
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ from services.cli.screen import Screen
 
 _COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed|deselected)")
 _MAX_LINE_BYTES = 16 * 1024 * 1024
-_NICENESS = "10"
+_NICENESS = 10
 # What pytest's exit codes mean when it did not come to the end of its tests.
 _PYTEST_EXITS = {
     2: "it was interrupted",
@@ -82,6 +84,15 @@ def judge(job: Job, code: int, lines: Sequence[str]) -> tuple[Tally, str]:
     return tally, _PYTEST_EXITS.get(code, f"it {exit_text(code)}, which its last line does not account for")
 
 
+def yield_to_others() -> None:
+    """Before exec, in a session of its own: this process and its children take what processor time others leave."""
+    os.nice(_NICENESS)
+    # Where Linux shares the processors by session, niceness means nothing to processes of other sessions, and every
+    # service of a stack under test has its own. What counts there is the niceness of the session.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+
+
 @dataclass(slots=True)
 class Jobs:
     """Runs jobs in ``directory``. What runs beside gets the processor time that the others leave.
@@ -125,9 +136,7 @@ class Jobs:
 
     async def _output_of(self, job: Job, *, is_shown: bool) -> tuple[int, list[str]]:
         """Runs a job to its end; (exit code, what it said). Ends it when we are cancelled."""
-        is_nice = not is_shown and shutil.which("nice")
         process = await asyncio.create_subprocess_exec(
-            *(("nice", "-n", _NICENESS) if is_nice else ()),
             *job.command,
             cwd=self.directory,
             env=dict(self.env),
@@ -135,6 +144,8 @@ class Jobs:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=_MAX_LINE_BYTES,
+            start_new_session=not is_shown,
+            preexec_fn=None if is_shown else yield_to_others,
         )
         assert process.stdout
         lines = []
@@ -146,5 +157,8 @@ class Jobs:
             return await process.wait(), lines
         finally:
             if process.returncode is None:
-                process.terminate()
+                if is_shown:
+                    process.terminate()
+                else:
+                    os.killpg(process.pid, signal.SIGTERM)  # with all it started
                 await process.wait()

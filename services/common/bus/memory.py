@@ -30,6 +30,8 @@ Deliveries = Callable[[str, str], tuple[float, ...]]
 
 def subject_matches(pattern: str, subject: str) -> bool:
     """NATS wildcards: ``*`` is one token, a trailing ``>`` is one or more."""
+    if "*" not in pattern and ">" not in pattern:
+        return pattern == subject
     wanted, found = pattern.split("."), subject.split(".")
     for i, part in enumerate(wanted):
         if part == ">":

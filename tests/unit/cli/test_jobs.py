@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from services.cli.jobs import Job, Jobs, Tally, judge, read_summary
@@ -15,6 +16,7 @@ from services.cli.rundir import REPO
 from services.cli.screen import Screen
 from services.cli.testing import groups, seconds
 from services.common.options import OptionError
+from tests.fakes.waiting import until
 
 TESTS = Job("some", ("pytest",), is_pytest=True)
 
@@ -70,6 +72,27 @@ def test_jobs_run_beside_each_other_with_less_claim_to_the_processor(tmp_path: P
     jobs, _ = run(tmp_path, [shown], [python("beside", wait.format(mine="b", other="a"))])
     assert jobs.total == Tally(passed=2)
     assert int((tmp_path / "b").read_text()) == min(19, int((tmp_path / "a").read_text()) + 10)
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_who_is_interrupted_ends_all_that_runs_beside(tmp_path: Path):
+    """Ctrl-C in a terminal does not reach them: they have sessions of their own."""
+    code = "import pathlib, subprocess, time; child = subprocess.Popen(['sleep', '60']); "
+    code += "pathlib.Path('pid').write_text(str(child.pid)); time.sleep(60)"
+    jobs = Jobs(os.environ, Screen(io.StringIO()), tmp_path)
+    running = asyncio.create_task(jobs.run([], [python("long", code)]))
+    await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "its child", 30)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    child = int((tmp_path / "pid").read_text())
+    await until(lambda: has_ended(child), "its end")
 
 
 def test_counts_are_summed_and_what_failed_beside_is_shown_whole(tmp_path: Path):
