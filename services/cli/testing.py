@@ -56,7 +56,9 @@ def groups(tests: Path) -> tuple[list[Job], list[Job]]:
     names = sorted({path.relative_to(tests).parts[0] for path in tests.rglob("test_*.py")} - {CONTAINERS})
     # A line per file, so that one can see how far it is.
     waiting = [pytest(n, (f"{tests.name}/{n}", "-v", "--no-header")) for n in names if n not in COMPUTING]
-    return waiting, [pytest(n, (f"{tests.name}/{n}",)) for n in COMPUTING if n in names]
+    # Beside those, and beside other work on the machine, a second's work may take a minute.
+    patient = ("--timeout", "600")
+    return waiting, [pytest(n, (f"{tests.name}/{n}", *patient)) for n in COMPUTING if n in names]
 
 
 def main(argv: list[str]) -> int:
