@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from kernels.attention.hopper import hopper_prefill_kernel
 from kernels.attention.hopper_copy import BLOCK_M, PANEL, WARPGROUP_ROWS
 from kernels.attention.meta import AttentionMeta
 
+logger = logging.getLogger(__name__)
+
 # KV tile per head size; two of K and two of V stand in shared memory beside the queries: 98, 180 and 229 KB.
 BLOCK_N = {64: 128, 128: 128, 256: 64}
 SLOTS = 2
@@ -24,20 +27,6 @@ LAYOUT = gl.NVMMASharedLayout(128, 16, 2)
 @functools.cache
 def is_hopper(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-
-
-def hopper_takes(q: torch.Tensor, k_cache: torch.Tensor, sliding_window: int | None) -> bool:
-    """Whether the kernel knows such tensors on their device."""
-    block_size = k_cache.shape[1]
-    return (
-        is_hopper(q.device)
-        and q.dtype in (torch.bfloat16, torch.float16)
-        and k_cache.dtype == q.dtype
-        and q.shape[2] in BLOCK_N
-        and block_size >= 8
-        and block_size & (block_size - 1) == 0
-        and sliding_window is None
-    )
 
 
 @dataclass(frozen=True)
@@ -69,8 +58,8 @@ def compiled_kernel(
     num_kv_heads: int,
     head_dim: int,
     block_size: int,
-) -> tuple[CompiledKernel, tuple[int, ...]]:
-    """The kernel for such tensors, and its compile-time arguments.
+) -> tuple[CompiledKernel, tuple[int, ...]] | None:
+    """The kernel for such tensors and its compile-time arguments; None if this Triton does not compile it.
 
     Launched by itself: Triton's way from a function and descriptors to its compiled kernel takes 70 us of every call.
     """
@@ -80,23 +69,32 @@ def compiled_kernel(
     q_tiles = tiles_of(0, dtype, WARPGROUP_ROWS.value, num_q_heads * head_dim, WARPGROUP_ROWS.value, head_dim)
     pieces = tiles_of(0, dtype, block_size, num_kv_heads * head_dim, piece, PANEL.value)
     integers = (torch.int32,) * 3
-    kernel = hopper_prefill_kernel.warmup(
-        q_tiles,
-        pieces,
-        pieces,
-        *integers,
-        dtype,
-        0,
-        1,
-        1,
-        block_size,
-        1,
-        1.0,
-        *constants,
-        grid=(1,),
-        num_warps=4,
-    )
+    try:
+        kernel = hopper_prefill_kernel.warmup(
+            q_tiles, pieces, pieces, *integers, dtype, 0, 1, 1, block_size, 1, 1.0, *constants, grid=(1,), num_warps=4
+        )  # fmt: skip
+    except (triton.CompilationError, RuntimeError) as error:
+        logger.warning(
+            "the Hopper prefill kernel does not compile with Triton %s: %s", triton.__version__, error
+        )
+        return None
     return kernel, constants
+
+
+def takes(q: torch.Tensor, k_cache: torch.Tensor, sliding_window: int | None) -> bool:
+    """Whether the kernel knows such tensors on their device."""
+    block_size = k_cache.shape[1]
+    return (
+        is_hopper(q.device)
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and k_cache.dtype == q.dtype
+        and q.shape[2] in BLOCK_N
+        and block_size >= 8
+        and block_size & (block_size - 1) == 0
+        and sliding_window is None
+        and compiled_kernel(q.device, q.dtype, q.shape[1], k_cache.shape[2], q.shape[2], block_size)
+        is not None
+    )
 
 
 def prefill_hopper(
@@ -111,7 +109,9 @@ def prefill_hopper(
     """Attention of the rows after the first `meta.num_decodes` into `out`, by at most `programs` programs."""
     num_tokens, num_q_heads, head_dim = q.shape
     num_blocks, block_size, num_kv_heads, _ = k_cache.shape
-    kernel, constants = compiled_kernel(q.device, q.dtype, num_q_heads, num_kv_heads, head_dim, block_size)
+    compiled = compiled_kernel(q.device, q.dtype, num_q_heads, num_kv_heads, head_dim, block_size)
+    assert compiled is not None, "ask `takes` first"
+    kernel, constants = compiled
     slots, width, piece = num_blocks * block_size, num_kv_heads * head_dim, min(BLOCK_N[head_dim], block_size)
     rows, tiles = meta.seq_lens.shape[0] - meta.num_decodes, triton.cdiv(meta.max_query_len, BLOCK_M.value)
     kernel[(min(rows * tiles * num_q_heads, programs), 1, 1)](

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import triton
@@ -12,11 +14,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.attention.backends import prefill_backend
 from kernels.attention.decode import decode_kernel
-from kernels.attention.hopper_launch import hopper_takes, prefill_hopper
 from kernels.attention.meta import AttentionMeta, make_workspace
 from kernels.attention.prefill import gather_kernel, prefill_kernel
 from kernels.configs import tuned
 from kernels.pdl import launch_options
+
+logger = logging.getLogger(__name__)
 
 NO_WINDOW = 1 << 30
 LOG2_E = math.log2(math.e)
@@ -172,6 +175,17 @@ def prefill_triton(
     )  # fmt: skip
 
 
+@functools.cache
+def hopper() -> ModuleType | None:
+    """`hopper_launch`, loaded where a table asks for it: it is written in an experimental part of Triton."""
+    try:
+        from kernels.attention import hopper_launch
+    except (ImportError, AttributeError) as error:
+        logger.warning("the Hopper prefill kernel does not know Triton %s: %s", triton.__version__, error)
+        return None
+    return hopper_launch
+
+
 def paged_attention_triton(
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -194,8 +208,8 @@ def paged_attention_triton(
             return out
         tiles = prefill or prefill_config(q.device, q.shape[2])
         long_enough = tiles.specialized_from is not None and meta.max_query_len >= tiles.specialized_from
-        if long_enough and hopper_takes(q, k_cache, sliding_window):
-            prefill_hopper(q, k_cache, v_cache, meta, scale * LOG2_E, out, num_sms(q.device))
+        if long_enough and (specialized := hopper()) and specialized.takes(q, k_cache, sliding_window):
+            specialized.prefill_hopper(q, k_cache, v_cache, meta, scale * LOG2_E, out, num_sms(q.device))
         else:
             prefill_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, tiles)
     return out

@@ -7,7 +7,7 @@ from helpers import DEVICE, HALF, TOLERANCE, attention_answer, attention_case, r
 from kernels.attention import make_workspace
 
 pytest.importorskip("triton")
-from kernels.attention.hopper_launch import hopper_takes
+from kernels.attention import hopper_launch
 from kernels.attention.launch import DecodeConfig, PrefillConfig, num_splits, paged_attention_triton
 
 # `programs_per_sm` far above one makes even these short rows split where the device counts few multiprocessors.
@@ -99,7 +99,7 @@ def test_specialized_prefill_matches_float64_and_reads_nothing_past_a_row(
         [9], prefills, heads=heads, head_dim=head_dim, block_size=block_size, dtype=dtype, device=DEVICE
     )
     config = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2, specialized_from=1)
-    assert hopper_takes(case.q, case.k_cache, None)
+    assert hopper_launch.takes(case.q, case.k_cache, None)
     answer = attention_answer(case)
     written = torch.zeros(case.k_cache.shape[:2], dtype=torch.bool, device=DEVICE)
     for row, length in enumerate(case.meta.seq_lens.tolist()):
@@ -115,7 +115,7 @@ def test_specialized_prefill_matches_float64_and_reads_nothing_past_a_row(
 
 def test_what_the_specialized_kernel_does_not_know_runs_the_other_one() -> None:
     case = attention_case([], [(20, 61)], head_dim=24, dtype=HALF, device=DEVICE)
-    assert not hopper_takes(case.q, case.k_cache, None)
+    assert not hopper_launch.takes(case.q, case.k_cache, None)
     config = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2, specialized_from=1)
     out = paged_attention_triton(
         case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, DECODE, config
