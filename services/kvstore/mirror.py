@@ -83,8 +83,10 @@ class Mirror:
     async def _delete_dead(self) -> None:
         dead = sorted(self._dead)
         if dead:
-            await self.redis.unlink(*(self.key(worker_id) for worker_id in dead))
-            await self.redis.hdel(self.workers_key, *dead)
+            async with self.redis.pipeline(transaction=True) as pipe:
+                pipe.unlink(*(self.key(worker_id) for worker_id in dead))
+                pipe.hdel(self.workers_key, *dead)
+                await pipe.execute()
             self._dead.difference_update(dead)
 
     async def _update(self, worker_id: str, blocks: WorkerBlocks) -> bool:
