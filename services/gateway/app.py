@@ -14,6 +14,7 @@ from services.gateway.canary import Canary
 from services.gateway.core import Gateway
 from services.gateway.http.application import build_application
 from services.gateway.http.server import HttpServer
+from services.gateway.journal import LogWriter
 from services.gateway.life.client import Client
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.model import load_model
@@ -51,6 +52,7 @@ class GatewayApp:
             context.identity,
             model,
             client,
+            LogWriter(context.bus, context.subjects),
             Keys(settings.api_keys, limits),
             GatewayMetrics(self._registry, model.name),
             Limits(
@@ -96,4 +98,5 @@ class GatewayApp:
         self.canary.stop()
         if self._server:
             await self._server.stop()
+        await self.gateway.logs.close()
         await self.gateway.client.stop()

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from services.common.errors import Unavailable
 from services.common.lifecycle import Identity
 from services.gateway.auth import Caller, Keys
+from services.gateway.journal import LogWriter
 from services.gateway.life.client import Client
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.model import ServedModel
@@ -29,6 +30,7 @@ class Gateway:
     identity: Identity
     model: ServedModel
     client: Client
+    logs: LogWriter
     keys: Keys
     metrics: GatewayMetrics
     limits: Limits = field(default_factory=Limits)

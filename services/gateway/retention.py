@@ -1,4 +1,4 @@
-"""Streams that outlive their gateway: what is logged of them, and how one is taken up after its Last-Event-ID.
+"""Streams that outlive their gateway: how one is taken up from its log after its Last-Event-ID.
 
 The log (services/common/messages/retention.py) needs not be complete. What it has is given out from it; what it
 has not is generated again, exactly as it was, and what the client has already is left out by position.
@@ -7,19 +7,18 @@ has not is generated again, exactly as it was, and what the client has already i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.errors import InvalidValue
 from services.common.messages.codec import Ids, message
-from services.common.messages.frames import ERROR, RUNNING
-from services.common.messages.retention import StreamLog, StreamLogAppend
+from services.common.messages.frames import RUNNING
+from services.common.messages.retention import StreamLog
 from services.gateway.http.generation import Renderer
 from services.gateway.life.spec import Restored, RestoredChoice
 from services.gateway.life.stream import Delta, cut_logprobs
 
-FLUSH_S = 0.2  # what a gateway that is killed has not logged yet is generated again
 MAX_RECORD_BYTES = 1024 * 1024  # a longer request is not logged
 _POSITION = re.compile(r"(\d{1,6}):(\d{1,9})\.(\d{1,10})(e?)")
 
@@ -87,57 +86,6 @@ class Resume:
         """Whether the client has nothing yet of a choice of the prompt: its first event is still to be worded."""
         first = prompt * num_choices
         return any(position == Position() for position in self.positions[first : first + num_choices])
-
-
-class Journal:
-    """Appends one call's stream to its log, a few times a second. ``attempt`` gives the present one."""
-
-    def __init__(
-        self,
-        request_id: str,
-        record: bytes,
-        retention_s: float,
-        send: Callable[[StreamLogAppend], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._request_id, self._record, self._retention_s = request_id, record, retention_s
-        self._send, self._clock = send, clock
-        self._append = self._new_append()
-        self._sent_at = clock()
-
-    def begin(self, attempt: int) -> None:
-        self._append.request = self._record
-        self.flush(attempt)
-
-    def add(self, deltas: Sequence[Delta], attempt: int) -> None:
-        append = self._append
-        for delta in deltas:
-            text, row = delta.text, len(append.choices)
-            if delta.stop_reason is not None:
-                append.stop_reasons[row] = delta.stop_reason
-            if delta.cached_tokens and delta.num_ids == len(delta.ids):
-                append.cached_tokens[row] = delta.cached_tokens
-            append.choices.append(delta.choice)
-            append.first.append(delta.num_ids - len(delta.ids))
-            append.counts.append(len(delta.ids))
-            append.ids += delta.ids
-            append.texts.append(text)
-            append.text_offset.append(delta.num_chars - len(text))
-            # Whoever takes a failed choice up gets its error anew, from another attempt.
-            append.finish.append(delta.finish if delta.finish != ERROR else RUNNING)
-        if self._clock() - self._sent_at >= FLUSH_S:
-            self.flush(attempt)
-
-    def flush(self, attempt: int) -> None:
-        self._sent_at = self._clock()
-        append = self._append
-        if append.choices or append.request:
-            append.attempt = attempt
-            self._append = self._new_append()
-            self._send(append)
-
-    def _new_append(self) -> StreamLogAppend:
-        return StreamLogAppend(self._request_id, 0, retention_s=self._retention_s)
 
 
 class ResumedRenderer:

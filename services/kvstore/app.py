@@ -24,7 +24,7 @@ from services.common.messages.events import (
     KvSnapshotRequest,
     WorkerLoad,
 )
-from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogRequest
+from services.common.messages.retention import StreamLog, StreamLogBatch, StreamLogRequest
 from services.common.subjects import Subjects
 from services.common.telemetry import Metrics
 from services.kvstore.blocks import BlockTable
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 REDIS_TIMEOUT_S = 1.0
 WARM_TIMEOUT_S = 1.0  # a Redis that is away must not delay the start
 TTL_LEASES = 10  # a kvstore that restarts within that time finds what it had
-MIN_WRITE_S = 0.02  # between two writes, so that a busy worker's events are written together
+MIN_WRITE_S = 0.2  # between two writes: what workers and gateways send meanwhile is written together
 
 
 class KvstoreMetrics:
@@ -63,7 +63,7 @@ class KvstoreApp:
     def __init__(self, context: Context) -> None:
         settings, timing, subjects = context.settings, context.timing, context.subjects
         self._id, self._bus, self._subjects = context.identity.instance_id, context.bus, subjects
-        self._heartbeat_s, self._retention_s = timing.heartbeat_s, settings.stream_retention
+        self._heartbeat_s = timing.heartbeat_s
         self._longest_retention_s = max(settings.stream_retention, settings.max_stream_retention)
         self._redis = connect_redis(settings.redis_url)
         self._table = BlockTable()
@@ -145,12 +145,14 @@ class KvstoreApp:
         await self._bus.publish(message.reply, encode(self._table.page(page, positions)))
 
     async def _on_append(self, message: Message) -> None:
-        append = decode(StreamLogAppend, message.data)
-        retention_s = min(append.retention_s or self._retention_s, self._longest_retention_s)
-        if retention_s > 0:
-            self._logs.add(append.request_id, retention_s, message.data)
-            self._metrics.log_appends.inc()
-            self._write_now.set()
+        batch = decode(StreamLogBatch, message.data)
+        for entry in zip(batch.request_ids, batch.retention_s, batch.appends, strict=False):
+            request_id, asked_s, data = entry
+            retention_s = min(asked_s, self._longest_retention_s)
+            if retention_s > 0:
+                self._logs.add(request_id, retention_s, data)
+        self._metrics.log_appends.inc(len(batch.appends))
+        self._write_now.set()
 
     async def _on_read(self, message: Message) -> None:
         request_id = decode(StreamLogRequest, message.data).request_id

@@ -11,12 +11,13 @@ from services.common.bus import BusError
 from services.common.errors import DeadlineExceeded, ShoalError
 from services.common.messages.frames import RUNNING
 from services.common.messages.request import SamplingParams, StreamParams
+from services.gateway.journal import Journal, LogWriter
 from services.gateway.life.client import Client
 from services.gateway.life.handle import RequestLife
 from services.gateway.life.request import RequestState
 from services.gateway.life.spec import Spec
 from services.gateway.life.stream import Delta, Row
-from services.gateway.retention import Journal, Position, Resume, split
+from services.gateway.retention import Position, Resume, split
 from tests.fakes.runner import expected_ids
 from tests.simulation.language import VOCAB_SIZE, Expected, expected_output
 from tests.simulation.loop import Process
@@ -94,14 +95,15 @@ class Call:
         self.started_at = self.read_at = clock()
         journal = None
         if self.ask.comes_back:
-            journal = Journal(self.ask.request_id, b"kept", 60.0, client.append_log, clock)
+            writer = LogWriter(client.bus, client.subjects)
+            journal = Journal(self.ask.request_id, b"kept", 60.0, writer)
         await self._judge(self._read(lambda: client.submit([self.spec()]), journal), self.ask.leaves_after)
 
     async def come_back(self, client: Client) -> None:
         """Goes on at another gateway, as GET /v1/streams/{id} with the last event's id does."""
         ask = self.ask
         try:
-            log = await client.read_log(ask.request_id)
+            log = await LogWriter(client.bus, client.subjects).read(ask.request_id)
         except BusError:
             return  # 503: tried again
         if not log.found:

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from services.common.bus import Bus, Message
 from services.common.messages.codec import decode, encode
-from services.common.messages.retention import StreamLogAppend, StreamLogRequest
+from services.common.messages.retention import StreamLogAppend, StreamLogBatch, StreamLogRequest
 from services.common.subjects import Subjects
 from services.kvstore.stream_log import merge_log
 
@@ -23,8 +23,9 @@ class LogKeeper:
         await self._bus.subscribe(self._subjects.stream_log_read(), self._on_read)
 
     async def _on_append(self, message: Message) -> None:
-        append = decode(StreamLogAppend, message.data)
-        self._appends[append.request_id].append(append)
+        batch = decode(StreamLogBatch, message.data)
+        for request_id, data in zip(batch.request_ids, batch.appends, strict=True):
+            self._appends[request_id].append(decode(StreamLogAppend, data))
 
     async def _on_read(self, message: Message) -> None:
         request_id = decode(StreamLogRequest, message.data).request_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from services.common.messages.codec import Ids, message
+from services.common.messages.codec import Floats, Ids, message
 
 
 @message
@@ -30,7 +30,15 @@ class StreamLogAppend:
     finish: Ids = field(default_factory=list)  # RUNNING, STOP or LENGTH (frames.py)
     stop_reasons: dict[int, int | str] = field(default_factory=dict)  # row -> stop id or stop string
     cached_tokens: dict[int, int] = field(default_factory=dict)  # a choice's first row -> found in the cache
-    retention_s: float = 0.0  # kept for so long after this append; 0: as kvstore has it by default
+
+
+@message
+class StreamLogBatch:
+    """Appends of many requests, as one gateway gathers them: entry i belongs to request ``request_ids[i]``."""
+
+    request_ids: list[str] = field(default_factory=list)
+    retention_s: Floats = field(default_factory=list)  # kept for so long after this entry
+    appends: list[bytes] = field(default_factory=list)  # each a StreamLogAppend, encoded: kvstore reads none
 
 
 @message

@@ -59,7 +59,7 @@ class Log(Protocol):
 
     def add(self, deltas: list[Delta], attempt: int) -> None: ...
 
-    def flush(self, attempt: int) -> None: ...
+    def end(self) -> None: ...
 
 
 class GenerationResponse(Response):
@@ -131,7 +131,7 @@ class GenerationResponse(Response):
             data = error_event(error) + DONE
         finally:
             if journal is not None:
-                journal.flush(life.attempt)
+                journal.end()
         await send({"type": "http.response.body", "body": data})
         return True
 

@@ -18,7 +18,6 @@ from services.common.messages.control import Bounced, Cancel, Holdings, Replay
 from services.common.messages.events import Heartbeat
 from services.common.messages.frames import TextFrame
 from services.common.messages.request import SubmitReply
-from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogRequest
 from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder
 from services.gateway.life.fleet import Fleet
@@ -30,7 +29,6 @@ from services.gateway.life.spec import Action, Patience, Restored, SendCancel, S
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
-_LOG_TIMEOUT_S = 3.0
 
 
 @dataclass(slots=True)
@@ -130,17 +128,6 @@ class Client:
         if running is not None:
             running.life.cancel()
             self._end(running.life)
-
-    def append_log(self, append: StreamLogAppend) -> None:
-        """Sends a part of a stream's log on its way; nobody answers."""
-        self._spawn(self.bus.publish(self.subjects.stream_log_append(), encode(append)))
-
-    async def read_log(self, request_id: str) -> StreamLog:
-        """Raises BusError when no kvstore answers."""
-        asked = encode(StreamLogRequest(request_id))
-        return decode(
-            StreamLog, await self.bus.request(self.subjects.stream_log_read(), asked, _LOG_TIMEOUT_S)
-        )
 
     def _end(self, life: RequestLife) -> None:
         """The reader left: cancels whatever still runs."""

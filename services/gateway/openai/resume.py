@@ -44,7 +44,7 @@ async def _read_log(gateway: Gateway, request_id: str) -> StreamLog:
     started = loop.time()
     while True:
         try:
-            log = await gateway.client.read_log(request_id)
+            log = await gateway.logs.read(request_id)
             if log.found or loop.time() - started >= _FIND_S:
                 return log
         except (BusError, DecodeError) as error:

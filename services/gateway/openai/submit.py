@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from services.gateway.auth import Caller
 from services.gateway.core import Gateway
 from services.gateway.http.generation import GenerationResponse, Renderer
+from services.gateway.journal import Journal
 from services.gateway.life.spec import MAX_SEED, Restored, Spec
 from services.gateway.observe import GenerationObserver
 from services.gateway.openai import params
 from services.gateway.openai.origin import Origin
 from services.gateway.openai.render import Call
 from services.gateway.openai.types import GenerationBody
-from services.gateway.retention import Journal, ResumedRenderer
+from services.gateway.retention import ResumedRenderer
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ async def respond(
     headers = {"X-Request-Id": origin.request_id}
     journal = None
     if retention_s and (record := origin.record(caller, prepared.prompt_ids)):
-        journal = Journal(origin.request_id, record, retention_s, gateway.client.append_log, clock)
+        journal = Journal(origin.request_id, record, retention_s, gateway.logs)
         headers["X-Stream-Path"] = f"/v1/streams/{origin.request_id}"
     return GenerationResponse(
         lambda: gateway.client.submit(specs, restored),

@@ -8,7 +8,7 @@ from services.common.blockhash import split_hashes
 from services.common.bus import NoResponders
 from services.common.messages.codec import decode, encode
 from services.common.messages.events import KvSnapshotRequest, KvSnapshots
-from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogRequest
+from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogBatch, StreamLogRequest
 from services.common.subjects import Subjects
 from services.kvstore.app import KvstoreApp
 from tests.fakes.contexts import make_context, start_app
@@ -216,10 +216,14 @@ def log_append(request_id, first, ids, request=b""):
     return StreamLogAppend(request_id, 1, request, [0], [first], [len(ids)], ids, [text], [first], [0])
 
 
-async def write_log(bus, request_id, num_rows):
+def batch_of(append, retention_s=60.0):
+    return encode(StreamLogBatch([append.request_id], [retention_s], [encode(append)]))
+
+
+async def write_log(bus, request_id, num_rows, retention_s=60.0):
     for i in range(num_rows):
         append = log_append(request_id, i, [i], b"request" if i == 0 else b"")
-        await bus.publish(SUBJECTS.stream_log_append(), encode(append))
+        await bus.publish(SUBJECTS.stream_log_append(), batch_of(append, retention_s))
 
 
 async def read_log(bus, request_id, num_ids=0):
@@ -235,9 +239,9 @@ async def read_log(bus, request_id, num_ids=0):
 
 async def test_a_log_is_read_back_from_any_kvstore_and_expires(start_kvstore, connect_bus):
     for name in ("one", "two"):
-        await start_kvstore(name, "--stream_retention", "0.5")
+        await start_kvstore(name)
     bus = await connect_bus()
-    await write_log(bus, "r", 50)
+    await write_log(bus, "r", 50, retention_s=0.5)
     for _ in range(5):
         log = await read_log(bus, "r", 50)
         assert (log.found, log.request, log.choices[0].ids) == (True, b"request", list(range(50)))
@@ -253,7 +257,7 @@ async def test_appends_wait_for_redis(start_kvstore, connect_bus, redis_server):
     await read_log(bus, "r", 10)
     redis_server.pause()
     for i in range(10, 20):
-        await bus.publish(SUBJECTS.stream_log_append(), encode(log_append("r", i, [i])))
+        await bus.publish(SUBJECTS.stream_log_append(), batch_of(log_append("r", i, [i])))
     redis_server.resume()
     assert (await read_log(bus, "r", 20)).choices[0].ids == list(range(20))
 
@@ -261,9 +265,9 @@ async def test_appends_wait_for_redis(start_kvstore, connect_bus, redis_server):
 async def test_a_log_over_its_bound_is_dropped(start_kvstore, connect_bus, client):
     await start_kvstore("one", "--stream_retention", "30")
     bus = await connect_bus()
-    await bus.publish(SUBJECTS.stream_log_append(), encode(log_append("r", 0, [1], b"q" * 3_000_000)))
+    await bus.publish(SUBJECTS.stream_log_append(), batch_of(log_append("r", 0, [1], b"q" * 3_000_000)))
     assert (await read_log(bus, "r", 1)).found
-    await bus.publish(SUBJECTS.stream_log_append(), encode(log_append("r", 1, [1] * 300_000)))
+    await bus.publish(SUBJECTS.stream_log_append(), batch_of(log_append("r", 1, [1] * 300_000)))
     for _ in range(500):
         if not (await read_log(bus, "r")).found:
             break
@@ -278,14 +282,13 @@ async def test_a_log_is_kept_for_as_long_as_its_append_says_up_to_the_most_that_
     bus = await connect_bus()
     for asked, kept in ((0.3, 0.3), (20.0, 20), (1e9, 40)):
         append = log_append(f"r{kept}", 0, [1], b"request")
-        append.retention_s = asked
-        await bus.publish(SUBJECTS.stream_log_append(), encode(append))
+        await bus.publish(SUBJECTS.stream_log_append(), batch_of(append, asked))
         assert (await read_log(bus, f"r{kept}", 1)).found
         assert (kept - 10) * 1000 < await client.pttl(f"test:log:r{kept}") <= kept * 1000
 
 
 async def test_nothing_is_kept_where_retention_is_off(start_kvstore, connect_bus, client):
-    await start_kvstore()
+    await start_kvstore("one", "--max_stream_retention", "0")
     bus = await connect_bus()
     await write_log(bus, "r", 3)
     assert not (await read_log(bus, "r")).found

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidValue
-from services.common.messages.frames import ERROR, RUNNING, STOP
-from services.common.messages.retention import StreamLogAppend
+from services.common.messages.frames import RUNNING, STOP
 from services.gateway.life.stream import Delta
 from services.gateway.openai.render import Positions
-from services.gateway.retention import Journal, Position, ResumedRenderer, parse_positions
+from services.gateway.retention import Position, ResumedRenderer, parse_positions
 
 OUTPUT = [(10 + i, piece) for i, piece in enumerate(["Gr", "", "üß", "e ", "", "aus ", "日", "本", "!"])]
 
@@ -93,33 +92,3 @@ def test_positions_are_read_as_they_are_written() -> None:
 def test_what_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(InvalidValue):
         parse_positions(text, 3)
-
-
-def test_a_journal_keeps_why_a_choice_ended_and_not_that_the_engine_failed() -> None:
-    sent: list[StreamLogAppend] = []
-    journal = Journal("q", b"record", 60.0, sent.append, lambda: 0.0)
-    stopped, failed = part(0, len(OUTPUT)), part(0, len(OUTPUT))
-    stopped.stop_reason, stopped.cached_tokens, failed.finish = "END", 16, ERROR
-    journal.add([stopped, failed], 1)
-    journal.flush(1)
-    (append,) = sent
-    assert (append.stop_reasons, append.cached_tokens, append.finish) == (
-        {0: "END"},
-        {0: 16},
-        [STOP, RUNNING],
-    )
-
-
-def test_a_journal_sends_a_few_times_a_second_what_came_since() -> None:
-    sent: list[StreamLogAppend] = []
-    now = [0.0]
-    journal = Journal("q", b"record", 60.0, sent.append, lambda: now[0])
-    journal.begin(1)
-    for i in range(len(OUTPUT)):
-        now[0] += 0.05
-        journal.add([part(i, i + 1)], 1)
-    journal.flush(1)
-    assert [append.request for append in sent] == [b"record"] + [b""] * (len(sent) - 1)
-    assert len(sent) <= 4
-    assert [token for append in sent for token in append.ids] == [token for token, _ in OUTPUT]
-    assert {(append.attempt, append.retention_s) for append in sent} == {(1, 60.0)}
