@@ -16,13 +16,15 @@ from kernels.pdl import launch_downstream, wait_upstream
 
 @triton.jit
 def span_of(
-    row, split, seq_lens_ptr, window, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, MIN_SPAN: tl.constexpr
+    row, split, seq_lens_ptr, window,
+    SPLITS: tl.constexpr, FILL: tl.constexpr, BLOCK_N: tl.constexpr, MIN_SPAN: tl.constexpr, LONG_SPAN: tl.constexpr,
 ):  # fmt: skip
     """First and last-plus-one position of span `split` of `row`, and how many spans the row uses (at least 1)."""
     seq_len = tl.load(seq_lens_ptr + row)
     start = tl.maximum(seq_len - window, 0)
     length = seq_len - start
-    span = tl.maximum(tl.cdiv(tl.cdiv(length, SPLITS), BLOCK_N) * BLOCK_N, MIN_SPAN)
+    spans = tl.maximum(FILL, tl.minimum(length // LONG_SPAN, SPLITS))
+    span = tl.maximum(tl.cdiv(tl.cdiv(length, spans), BLOCK_N) * BLOCK_N, MIN_SPAN)
     begin = start + split * span
     return begin, tl.minimum(begin + span, seq_len), tl.maximum(tl.cdiv(length, span), 1)
 
@@ -108,9 +110,11 @@ def decode_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    SPLITS: tl.constexpr,  # programs per (row, KV head), a power of two
+    SPLITS: tl.constexpr,  # programs per (row, KV head), a power of two: the most spans of a row
+    FILL: tl.constexpr,  # spans of a row of any length, where MIN_SPAN allows: they fill the GPU
     MAX_SPLITS: tl.constexpr,
     MIN_SPAN: tl.constexpr,  # tokens that make a span worth its own program, a multiple of BLOCK_N
+    LONG_SPAN: tl.constexpr,  # rows have more than FILL spans where each is at least this long
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
@@ -118,7 +122,9 @@ def decode_kernel(
     row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     wait_upstream(PDL)
     launch_downstream(PDL)
-    begin, end, num_spans = span_of(row, split, seq_lens_ptr, window, SPLITS, BLOCK_N, MIN_SPAN)
+    begin, end, num_spans = span_of(
+        row, split, seq_lens_ptr, window, SPLITS, FILL, BLOCK_N, MIN_SPAN, LONG_SPAN
+    )
     if split < num_spans:
         group, columns = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D)
         real = (group < GROUP)[:, None] & (columns < D)[None, :]

@@ -12,6 +12,7 @@ from kernels.attention.launch import DecodeConfig, PrefillConfig, num_splits, pa
 
 # `programs_per_sm` far above one makes even these short rows split where the device counts few multiprocessors.
 DECODE = DecodeConfig(block_n=16, min_span=16, programs_per_sm=256, warps=4, stages=2)
+UNUSED = 1e30
 PREFILL = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2)
 BATCHES = {
     "decodes": ([1, 17, 70, 33], []),
@@ -52,6 +53,17 @@ def test_more_splits_for_fewer_programs_and_longer_rows() -> None:
     assert num_splits(8, 300, 132, config, limit=32) == 4
     assert num_splits(256, 8192, 132, config, limit=32) == 2
     assert num_splits(2048, 8192, 132, config, limit=32) == 1
+
+
+def test_rows_long_enough_are_split_beyond_what_fills_the_gpu() -> None:
+    # On one multiprocessor 16 programs mean 8 spans for each of the two; longer rows have up to 16.
+    config = DecodeConfig(block_n=16, min_span=16, long_span=16, programs_per_sm=16, warps=4, stages=2)
+    workspace = make_workspace(2, 2, 1, 16, DEVICE, max_splits=16)
+    workspace.log_sum.fill_(UNUSED)
+    case = attention_case([300, 40], [], heads=(2, 1), head_dim=16, device=DEVICE, workspace=workspace)
+    out = paged_attention_triton(case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, config)
+    assert relative_error(out, attention_answer(case)) < TOLERANCE[torch.float32]
+    assert workspace.log_sum[0, 0, 15] != UNUSED
 
 
 @pytest.mark.parametrize("block_size", [4, 32])
