@@ -95,6 +95,9 @@ class ResumedRenderer:
         self._renderer, self._positions = renderer, positions
         self._is_begun = any(position != Position() for position in positions)
 
+    async def prepare(self, deltas: list[Delta]) -> None:
+        await self._renderer.prepare(deltas)
+
     def opening(self) -> bytes:
         data = self._renderer.opening()
         return b"" if self._is_begun else data

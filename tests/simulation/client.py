@@ -9,6 +9,7 @@ from typing import Any
 
 from services.common.bus import BusError
 from services.common.errors import DeadlineExceeded, ShoalError
+from services.common.messages.codec import unpack
 from services.common.messages.frames import RUNNING
 from services.common.messages.request import SamplingParams, StreamParams
 from services.gateway.journal import Journal, LogWriter
@@ -18,7 +19,7 @@ from services.gateway.life.request import RequestState
 from services.gateway.life.spec import Spec
 from services.gateway.life.stream import Delta, Row
 from services.gateway.retention import Position, Resume, split
-from tests.fakes.runner import expected_ids
+from tests.fakes.runner import expected_ids, expected_scores
 from tests.simulation.language import VOCAB_SIZE, Expected, expected_output
 from tests.simulation.loop import Process
 from tests.simulation.plan import Ask
@@ -86,6 +87,7 @@ class Call:
             stream=StreamParams(list(ask.stop), ask.include_stop),
             num_choices=ask.num_choices,
             seed=ask.seed,
+            prompt_logprobs=1 if ask.is_scored else -1,
             timeout_s=ask.timeout_s,
         )
 
@@ -112,8 +114,11 @@ class Call:
         client.evict(ask.request_id)
         self.was_resumed = True
         resume = Resume(log, list(self.positions), [list(ask.prompt)])
-        restored = resume.restored(ask.num_choices, wants_logprobs=False)
-        await self._judge(self._read(lambda: client.submit([self.spec()], restored), None), None)
+        restored = resume.restored(ask.num_choices, wants_logprobs=ask.is_scored)
+        spec = self.spec()
+        if not resume.misses_beginning(0, ask.num_choices):
+            spec.prompt_logprobs = -1
+        await self._judge(self._read(lambda: client.submit([spec], restored), None), None)
 
     async def _judge(self, reading: Coroutine[Any, Any, None], leaves_after: float | None) -> None:
         loop = asyncio.get_running_loop()
@@ -176,6 +181,11 @@ class Call:
             raise Broken(f"choice {i} goes on after its end")
         if self.seen_stale:
             raise Broken(f"choice {i} was given rows of a superseded attempt")
+        if self.ask.is_scored and not ids:
+            scores = delta.prompt_logprobs
+            found = None if scores is None else unpack(scores.values, "float32")
+            if found != expected_scores(list(self.ask.prompt)):
+                raise Broken(f"choice {i} begins with the scores {found} of its prompt")
         ids += delta.ids
         self.texts[i] += delta.text
         if tuple(ids) != expected.ids[: len(ids)]:

@@ -62,6 +62,7 @@ class Ask:
     leaves_after: float | None = None  # seconds after which the client hangs up
     timeout_s: float = 0.0
     comes_back: bool = False  # with its Last-Event-ID, when its gateway dies
+    is_scored: bool = False  # wants the log probabilities of its prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +185,5 @@ def _ask(rng: random.Random, request_id: str, prefixes: list[tuple[int, ...]]) -
         leaves_after=rng.uniform(0.0, 2.0) if leaves else None,
         timeout_s=rng.uniform(0.2, 4.0) if rng.random() < 0.1 else 0.0,
         comes_back=rng.random() < 0.5,
+        is_scored=rng.random() < 0.25,
     )

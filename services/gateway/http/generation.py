@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 class Renderer(Protocol):
     """How a dialect words what a request brings. One per call; keeps what it needs between deltas."""
 
+    async def prepare(self, deltas: list[Delta]) -> None:
+        """Words what takes long, the log probabilities of prompts, before ``events`` or ``body`` needs it."""
+
     def opening(self) -> bytes:
         """Events before the first delta."""
 
@@ -103,6 +106,8 @@ class GenerationResponse(Response):
         if deltas is None:
             return False
         self._observer.on_deltas(deltas)
+        if life.is_scored:
+            await self._renderer.prepare(deltas)
         await JsonResponse(self._renderer.body(deltas), headers=self._extra)(scope, receive, send)
         return True
 
@@ -122,6 +127,8 @@ class GenerationResponse(Response):
                     self._observer.on_deltas(deltas)
                     if journal is not None:
                         journal.add(deltas, life.attempt)
+                    if life.is_scored:
+                        await self._renderer.prepare(deltas)
                 data = self._renderer.events(deltas) if deltas else KEEP_ALIVE
                 if not data:
                     continue  # held back by a parser

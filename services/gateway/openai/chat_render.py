@@ -33,10 +33,16 @@ class ChatRenderer:
         self._usage = Usage(call.prompt_tokens, call.num_choices)
         self._positions = Positions(call.total_choices)
         self._parsers = [new_parser() for _ in range(call.total_choices)] if new_parser else []
+        self._prompt_logprobs: list[dict[str, Any] | None] | None = None
         # The usual chunk is put together from these without building a dict.
         self._head = orjson.dumps(call.head(_CHUNK))[:-1] + b',"choices":[{"index":'
         self._tail = b'},"logprobs":null,"finish_reason":null}]}\n\n'
         self._is_plain = not (call.wants_logprobs or call.return_token_ids or call.continuous_usage)
+
+    async def prepare(self, deltas: list[Delta]) -> None:
+        if (scores := deltas[0].prompt_logprobs) is not None:
+            ids = self._call.prompt_ids[0]
+            self._prompt_logprobs = await prompt_logprobs(self._tokenizer, ids, scores, scores.num_top)
 
     def opening(self) -> bytes:
         parts = []
@@ -91,11 +97,8 @@ class ChatRenderer:
         body = {**self._call.head("chat.completion"), "choices": choices, "usage": self._usage.body()}
         if self._call.return_token_ids:
             body["prompt_token_ids"] = self._call.prompt_ids[0]
-        if deltas[0].prompt_logprobs is not None:
-            scores = deltas[0].prompt_logprobs
-            body["prompt_logprobs"] = prompt_logprobs(
-                self._tokenizer, self._call.prompt_ids[0], scores, scores.num_top
-            )
+        if self._prompt_logprobs is not None:
+            body["prompt_logprobs"] = self._prompt_logprobs
         return body
 
     def _parse(self, delta: Delta) -> Parsed:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from services.common.messages.frames import RUNNING, PromptLogprobs
+from services.common.messages.frames import RUNNING
 from services.gateway.life.stream import Delta
 from services.gateway.openai.logprobs import completion_logprobs, echoed_logprobs, prompt_logprobs
 from services.gateway.openai.render import FINISH_REASONS, Call, Positions, Usage, event, stop_reason
@@ -39,11 +39,29 @@ class CompletionRenderer:
         starts = [len(echo) for echo in echoes] or [0] * len(call.prompt_ids)
         self._offsets = [start for start in starts for _ in range(self._made)]
         self._begun: set[int] = set()
-        self._of_prompts: dict[int, dict[str, list[Any]]] = {}
+        self._columns: dict[int, dict[str, list[Any]]] = {}  # of each prompt's tokens, for ``logprobs``
+        self._entries: dict[int, list[dict[str, Any] | None]] = {}  # of each prompt, for ``prompt_logprobs``
         # The usual chunk is put together from these without building a dict.
         self._head = orjson.dumps(call.head("text_completion"))[:-1] + b',"choices":[{"index":'
         self._tail = b',"logprobs":null,"finish_reason":null,"stop_reason":null}]}\n\n'
         self._is_plain = not (call.wants_logprobs or call.return_token_ids or call.continuous_usage)
+
+    async def prepare(self, deltas: list[Delta]) -> None:
+        """The prompts' columns and entries; the choices of one have the same ones."""
+        for delta in deltas:
+            prompt, scores = delta.choice // self._made, delta.prompt_logprobs
+            if scores is None or delta.choice in self._begun:
+                continue
+            ids = self._call.prompt_ids[prompt]
+            if self._echoes and self._call.wants_logprobs and prompt not in self._columns:
+                num_chars = len(self._echoes[prompt])
+                self._columns[prompt] = await echoed_logprobs(
+                    self._tokenizer, ids, scores, self._num_logprobs, num_chars
+                )
+            if self._prompt_logprobs is not None and prompt not in self._entries:
+                self._entries[prompt] = await prompt_logprobs(
+                    self._tokenizer, ids, scores, self._prompt_logprobs
+                )
 
     def opening(self) -> bytes:
         return b""
@@ -106,9 +124,9 @@ class CompletionRenderer:
             logprobs, self._offsets[delta.choice] = completion_logprobs(
                 self._tokenizer, delta.ids, delta.logprobs, self._offsets[delta.choice]
             )
-            if is_first and self._echoes and delta.prompt_logprobs is not None:
-                of_prompt = self._of_prompt(prompt, delta.prompt_logprobs)
-                logprobs = {name: of_prompt[name] + column for name, column in logprobs.items()}
+            if is_first and prompt in self._columns:
+                before = self._columns[prompt]
+                logprobs = {name: before[name] + column for name, column in logprobs.items()}
         choice: dict[str, Any] = {
             "index": delta.choice,
             "text": text,
@@ -120,22 +138,9 @@ class CompletionRenderer:
             is_start = delta.num_ids == len(delta.ids)
             choice["token_ids"] = delta.ids
             choice["prompt_token_ids"] = self._call.prompt_ids[prompt] if is_start else None
-        if self._prompt_logprobs is not None and delta.prompt_logprobs is not None:
-            ids, num_top = self._call.prompt_ids[prompt], self._prompt_logprobs
-            choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, ids, delta.prompt_logprobs, num_top)
+        if prompt in self._entries:
+            choice["prompt_logprobs"] = self._entries[prompt]
         return choice
-
-    def _of_prompt(self, prompt: int, scores: PromptLogprobs) -> dict[str, list[Any]]:
-        """The prompt's columns of ``logprobs``; its choices have the same ones."""
-        if prompt not in self._of_prompts:
-            self._of_prompts[prompt] = echoed_logprobs(
-                self._tokenizer,
-                self._call.prompt_ids[prompt],
-                scores,
-                self._num_logprobs,
-                len(self._echoes[prompt]),
-            )
-        return self._of_prompts[prompt]
 
 
 def _mean_logprob(delta: Delta) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 from services.common.messages.codec import unpack
 from services.common.messages.frames import PromptLogprobs, RowLogprobs
 from services.gateway.text.tokenizer import TextTokenizer
 
+_SLICE = 4096  # log probabilities worded at a time: some milliseconds
 _LEAST = -9999.0  # stands for minus infinity, which JSON has not
 
 
@@ -96,47 +98,69 @@ class _Scores:
         return zip(self._top_ids[shown], self._top_values[shown], strict=True)
 
 
-def echoed_logprobs(
+async def _in_slices(count: int, num_top: int) -> AsyncIterator[int]:
+    """0 .. count - 1; now and then, others on the event loop have their turn."""
+    size = max(1, _SLICE // (num_top + 1))
+    for i in range(count):
+        if i % size == size - 1:
+            await asyncio.sleep(0)
+        yield i
+
+
+async def echoed_logprobs(
     tokenizer: TextTokenizer, ids: Sequence[int], scores: PromptLogprobs, num_top: int, num_chars: int
 ) -> dict[str, list[Any]]:
     """The columns of a completion's ``logprobs`` for a prompt whose text, of ``num_chars``, is shown before it."""
     found = _Scores(scores, num_top)
-    tokens = [_text(tokenizer, token_id) for token_id in ids]
-    values = [_value(value) for value in found.values]
-    tops = [
-        _by_token(tokenizer, token, value, found.tops(i))
-        for i, (token, value) in enumerate(zip(tokens[1:], values, strict=True))
-    ]
-    offsets = _prompt_offsets([tokenizer.token_bytes(token_id) for token_id in ids], num_chars)
+    tokens: list[str] = []
+    values: list[float | None] = [None]
+    tops: list[dict[str, float] | None] = [None]
+    offsets = _PromptOffsets()
+    async for i in _in_slices(len(ids), num_top):
+        token = _text(tokenizer, ids[i])
+        tokens.append(token)
+        offsets.add(tokenizer.token_bytes(ids[i]))
+        if i:
+            value = _value(found.values[i - 1])
+            values.append(value)
+            tops.append(_by_token(tokenizer, token, value, found.tops(i - 1)))
     return {
         "tokens": tokens,
-        "token_logprobs": [None, *values],
-        "top_logprobs": [None, *tops],
-        "text_offset": offsets,
+        "token_logprobs": values,
+        "top_logprobs": tops,
+        "text_offset": offsets.within(num_chars),
     }
 
 
-def _prompt_offsets(pieces: Iterable[bytes], num_chars: int) -> list[int]:
-    """Where each token begins in the shown text.
+class _PromptOffsets:
+    """Where each of a prompt's tokens begins in its text."""
 
-    The tokens may begin with what is not shown: a token for the beginning of a sequence, or sentencepiece's space.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    offsets, at = [], 0
-    for piece in pieces:
-        offsets.append(at)
-        at += len(decoder.decode(piece))
-    hidden = at + len(decoder.decode(b"", final=True)) - num_chars
-    return [min(max(offset - hidden, 0), num_chars) for offset in offsets]
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offsets: list[int] = []
+        self._num_chars = 0
+
+    def add(self, piece: bytes) -> None:
+        self._offsets.append(self._num_chars)
+        self._num_chars += len(self._decoder.decode(piece))
+
+    def within(self, num_chars: int) -> list[int]:
+        """Offsets in the shown text.
+
+        The tokens may begin with what is not shown: a token for the beginning of a sequence, or sentencepiece's space.
+        """
+        hidden = self._num_chars + len(self._decoder.decode(b"", final=True)) - num_chars
+        return [min(max(offset - hidden, 0), num_chars) for offset in self._offsets]
 
 
-def prompt_logprobs(
+async def prompt_logprobs(
     tokenizer: TextTokenizer, ids: Sequence[int], scores: PromptLogprobs, num_top: int
 ) -> list[dict[str, Any] | None]:
     """vLLM's ``prompt_logprobs``: for each prompt token, itself and the likeliest by their ids."""
     found = _Scores(scores, num_top)
     entries: list[dict[str, Any] | None] = [None]
-    for i, token_id in enumerate(ids[1:]):
+    async for i in _in_slices(len(ids) - 1, num_top):
+        token_id = ids[i + 1]
         entry = {str(token_id): _ranked(tokenizer, token_id, found.values[i], found.ranks[i])}
         for rank, (top_id, value) in enumerate(found.tops(i), start=1):
             entry.setdefault(str(top_id), _ranked(tokenizer, top_id, value, rank))

@@ -11,7 +11,7 @@ from services.gateway.model import ServedModel
 from services.gateway.openai.types import ChatBody, GenerationBody
 
 MAX_LOGPROBS = 20
-MAX_SCORES = 1 << 20  # numbers in the prompts' log probabilities of one answer
+MAX_SCORES = 1 << 19  # numbers in the prompts' log probabilities of one answer
 MAX_LOGIT_BIAS = 1024
 MAX_BAD_WORDS = 256
 MAX_STOP_CHARS = 4096

@@ -121,7 +121,7 @@ CASES: list[tuple[str, dict[str, Any], int, str, str | None, str]] = [
         400,
         "invalid_value",
         "logprobs",
-        "1048576",
+        "524288",
     ),
     (COMPLETIONS, {"prompt_logprobs": -1}, 400, "invalid_value", "prompt_logprobs", "at least 0"),
     (COMPLETIONS, {"prompt_logprobs": 1, "stream": True}, 400, "invalid_value", "prompt_logprobs", "stream"),
