@@ -44,13 +44,18 @@ class QueuedRequest:
     _chains: dict[int, BlockChain] = field(default_factory=dict)
 
     def blocks(self, block_size: int) -> Iterable[bytes]:
-        """Names of the full blocks that the prompt needs; each is computed once."""
+        """Names of the full blocks that the prompt needs and a cache may have; each name is computed once.
+
+        A prompt that is to be scored has none: its worker computes all of it.
+        """
         if block_size <= 0:
             return ()
         if block_size not in self._chains:
             message = self.decoded or decode(GenerateRequest, self.data)
             root = chain_root(adapter=message.adapter, cache_salt=message.cache_salt)
             ids = message.prompt_ids + (message.choices[0].output_ids if message.choices else [])
+            if message.prompt_logprobs >= 0:
+                ids = []
             self._chains[block_size] = BlockChain(root, ids, block_size)
         return self._chains[block_size]
 

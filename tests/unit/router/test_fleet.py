@@ -115,8 +115,9 @@ def test_draining_and_stopped_workers_get_nothing(fleet):
 # -- placement ---------------------------------------------------------------------------------------------------
 
 
-def request_of(length, *, max_tokens=10, model="m"):
+def request_of(length, *, max_tokens=10, model="m", prompt_logprobs=-1):
     message = generate_request("r", list(range(length)), max_tokens=max_tokens, model=model)
+    message.prompt_logprobs = prompt_logprobs
     return queued_request(message, encode(message), 0.0)
 
 
@@ -134,6 +135,15 @@ def test_a_prompt_goes_to_its_prefix_even_where_the_rest_would_not_fit_cold(plac
     placed = placement.place(request)
     assert (placed.worker.worker_id, placed.cached_tokens) == ("full", 128)
     assert placed.charge == Charge(1, 32, 2)
+
+
+def test_a_prompt_to_score_is_charged_whole_wherever_it_is_cached(placement):
+    placement.fleet.on_heartbeat(beat("has-it", running=1))
+    placement.fleet.on_heartbeat(beat("idle"))
+    placement.index.store("has-it", list(request_of(160).blocks(16)))
+    placed = placement.place(request_of(160, prompt_logprobs=0))
+    assert (placed.worker.worker_id, placed.cached_tokens) == ("idle", 0)
+    assert placed.charge.prefill_tokens == 160
 
 
 def test_workers_of_other_models_and_too_small_ones_are_not_asked(placement):
