@@ -59,7 +59,8 @@ def python(name: str, code: str) -> Job:
 
 def run(directory: Path, shown: list[Job], beside: list[Job], num_beside: int = 1) -> tuple[Jobs, str]:
     out = io.StringIO()
-    jobs = Jobs(os.environ, Screen(out), directory)
+    # Plugins take pytest seconds to load, and a minute with what little processor time is left beside other jobs.
+    jobs = Jobs(os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, Screen(out), directory)
     asyncio.run(jobs.run(shown, beside, num_beside))
     return jobs, out.getvalue()
 
