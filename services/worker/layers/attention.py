@@ -90,13 +90,13 @@ class Attention:
 
     def __call__(self, x: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> Tensor:
         """x [T, H], positions int64 [T] to [T, H]. The step's keys and values are written to `kv`."""
-        return self.o(self.attend(self.qkv(x), positions, kv, meta))
+        return self.o(self._attend(self.qkv(x), positions, kv, meta))
 
     def add_to(self, stream: Tensor, norm: RMSNorm, positions: Tensor, kv: LayerKV, meta: StepMeta) -> None:
         """Adds the attention of the normalised residual stream [T, H] to it in place. Needs `o.can_add`."""
-        self.o.add_to(stream, self.attend(self.qkv.of_norm(stream, norm), positions, kv, meta))
+        self.o.add_to(stream, self._attend(self.qkv.of_norm(stream, norm), positions, kv, meta))
 
-    def attend(self, qkv: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> Tensor:
+    def _attend(self, qkv: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> Tensor:
         """qkv [T, (query + 2 KV heads) * head_dim] to the heads' outputs side by side."""
         q = rope_and_store(
             qkv,

@@ -20,7 +20,7 @@ from kernels.linear import (
 from services.worker.errors import ConfigError
 from services.worker.layers.build import Build
 from services.worker.layers.norm import RMSNorm
-from services.worker.parallel.group import Sum, TensorParallel
+from services.worker.parallel.group import TensorParallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +91,8 @@ class RowParallelLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [T, this rank's input features] to [T, out_features]."""
-        return self._tp.all_reduce(self._share(x))
-
-    def start(self, x: Tensor) -> Sum:
-        """The same, summed over the ranks while other work is enqueued."""
-        return self._tp.start_all_reduce(self._share(x))
-
-    def _share(self, x: Tensor) -> Tensor:
         # The bias must count once in the sum over ranks.
-        return linear(x, self.weight, self.bias if self._tp.rank == 0 else None)
+        return self._tp.all_reduce(linear(x, self.weight, self.bias if self._tp.rank == 0 else None))
 
     @property
     def can_add(self) -> bool:

@@ -8,7 +8,6 @@ from kernels.activation import silu_and_mul
 from services.worker.layers.build import Build
 from services.worker.layers.linear import Linear, RowParallelLinear, split_columns
 from services.worker.layers.norm import RMSNorm
-from services.worker.parallel.group import Sum
 
 
 class GatedMLP:
@@ -23,16 +22,9 @@ class GatedMLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, H] to [T, H]."""
-        return self.down(self._activated(x))
-
-    def start(self, x: Tensor) -> Sum:
-        """The same, summed over the ranks while other work is enqueued."""
-        return self.down.start(self._activated(x))
-
-    def _activated(self, x: Tensor) -> Tensor:
         if self.gate_up.bias is None:
-            return self.gate_up.silu_and_mul(x)
-        return silu_and_mul(self.gate_up(x))
+            return self.down(self.gate_up.silu_and_mul(x))
+        return self.down(silu_and_mul(self.gate_up(x)))
 
     @property
     def can_add(self) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import torch
 from torch import Tensor
 
 from services.worker.layers.attention import Attention, AttentionShape, KVPool, LayerKV, StepMeta
@@ -13,12 +10,6 @@ from services.worker.layers.embedding import VocabParallelEmbedding
 from services.worker.layers.mlp import GatedMLP
 from services.worker.layers.norm import RMSNorm
 from services.worker.models.config import Fields, ModelConfig, dense_config
-from services.worker.parallel.group import Sum
-
-# Steps of this many tokens run in two parts where there are other ranks: one part's sums go over the links while the
-# other part is computed. With fewer tokens two small products take longer than the sums that they hide.
-MIN_PARTED_TOKENS = 1024
-_PART_MULTIPLE = 128  # tokens, a tile of the products
 
 
 class DecoderLayer:
@@ -42,18 +33,6 @@ class DecoderLayer:
         x = self.attention(x, positions, kv, meta)
         return self.mlp(self.mlp_norm(x, residual))
 
-    def finish_parts(
-        self, qkv: list[Tensor], residual: list[Tensor], positions: Tensor, kv: LayerKV, meta: StepMeta
-    ) -> list[Sum]:
-        """The layer after its first product, with tokens in parts: [Ti, *] each. Returns what is left to sum."""
-        attended = self.attention.attend(torch.cat(qkv), positions, kv, meta)
-        parts = attended.split([len(part) for part in qkv])
-        sums = [self.attention.o.start(part) for part in parts]
-        return [
-            self.mlp.start(self.mlp_norm(part.wait(), stream))
-            for part, stream in zip(sums, residual, strict=True)
-        ]
-
     @property
     def can_add(self) -> bool:
         """Whether `add_to` works."""
@@ -69,7 +48,6 @@ class LlamaForCausalLM:
     def __init__(self, config: ModelConfig, build: Build) -> None:
         """Loads this rank's part of the weights. Raises WeightsError or ConfigError."""
         self.config = config
-        self._tp_size = build.tp.size
         self.embedding = VocabParallelEmbedding(
             build, "model.embed_tokens", config.vocab_size, config.hidden_size
         )
@@ -96,32 +74,14 @@ class LlamaForCausalLM:
             for layer, layer_kv in zip(self.layers, kv.layers, strict=True):
                 layer.add_to(residual, positions, layer_kv, meta)
             return self.next_norms[-1](residual)
-        if self._tp_size > 1 and len(ids) >= MIN_PARTED_TOKENS:
-            return self._forward_parts(residual, positions, kv, meta)
         x = self.layers[0].input_norm(residual)
         for layer, layer_kv, next_norm in zip(self.layers, kv.layers, self.next_norms, strict=True):
             x = next_norm(layer(x, residual, positions, layer_kv, meta), residual)
         return x
 
-    def _forward_parts(self, residual: Tensor, positions: Tensor, kv: KVPool, meta: StepMeta) -> Tensor:
-        """The layers in two parts of the tokens, but for attention, which takes the step whole."""
-        first = -(-len(residual) // (2 * _PART_MULTIPLE)) * _PART_MULTIPLE
-        streams = residual.split([first, len(residual) - first])
-        normed: Iterator[Tensor] = map(self.layers[0].input_norm, streams)
-        for layer, layer_kv, next_norm in zip(self.layers, kv.layers, self.next_norms, strict=True):
-            # One part's product is enqueued before the other part's sum is waited for: `normed` is lazy.
-            qkv = [layer.attention.qkv(part) for part in normed]
-            sums = layer.finish_parts(qkv, list(streams), positions, layer_kv, meta)
-            normed = map(_add_and_normalise(next_norm), sums, streams)
-        return torch.cat(list(normed))
-
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [R, H] to [R, V]."""
         return self.head.logits(hidden)
-
-
-def _add_and_normalise(norm: RMSNorm) -> Callable[[Sum, Tensor], Tensor]:
-    return lambda part, stream: norm(part.wait(), stream)
 
 
 def attention_shape(config: ModelConfig, layer: int) -> AttentionShape:

@@ -13,20 +13,6 @@ from services.worker.parallel.peer import PeerReduce, open_peer_reduce
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
-    """A sum over the ranks, which may still be under way."""
-
-    value: Tensor
-    work: dist.Work | None = None
-
-    def wait(self) -> Tensor:
-        """The sum. On cuda it is the device's next work that waits for it, not the host."""
-        if self.work is not None:
-            self.work.wait()
-        return self.value
-
-
-@dataclass(frozen=True, slots=True)
 class TensorParallel:
     """Handed to every layer that is split over ranks. With size 1 no collective runs.
 
@@ -45,12 +31,6 @@ class TensorParallel:
         if self.group is not None:
             dist.all_reduce(x, group=self.group)
         return x
-
-    def start_all_reduce(self, x: Tensor) -> Sum:
-        """`all_reduce` beside what is enqueued before the sum is waited for. x must not be used meanwhile."""
-        if self.group is None or (self.peer is not None and self.peer.takes(x)):
-            return Sum(self.all_reduce(x))
-        return Sum(x, dist.all_reduce(x, group=self.group, async_op=True))
 
     def all_gather(self, x: Tensor) -> Tensor:
         """Joins the ranks' [R, n] along the last dimension, in rank order: [R, n * size]."""

@@ -27,6 +27,8 @@ class RunnerInfo:
     dtype: str
     device: str
     num_params: int
+    small_mixed_step: int = 512
+    """Tokens of a step with chunks below which it takes no less time: the device would wait for its launches."""
     max_shared_prompt: int | None = None
     """The KV of longer prompts depends on their length (RoPE type "dynamic"): they share blocks only with prompts
     just as long. None: no such limit."""

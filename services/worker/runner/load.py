@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,8 +89,10 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
     """Sizes the pool and captures the graphs. Every rank calls it; they agree on the smallest pool."""
     model_config = loaded.model.config
     limits = pool_limits(config, loaded)
+    small_mixed_step = SMALL_MIXED_STEPS[0]
     if loaded.device.type == "cuda":
         blocks = cuda_blocks(limits, loaded.device, lambda: run_largest_step(config, loaded))
+        small_mixed_step = measure_small_mixed_step(config, loaded)
     else:
         blocks = cpu_blocks(limits)
     blocks = loaded.tp.smallest(blocks, loaded.device)
@@ -115,6 +118,7 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         num_params=model_config.num_params,
+        small_mixed_step=small_mixed_step,
         max_shared_prompt=model_config.rope.max_position
         if has_long_prompts(model_config.rope, loaded.max_model_len)
         else None,
@@ -187,6 +191,37 @@ def run_largest_step(config: RunnerConfig, loaded: LoadedModel) -> None:
         for sampling in _KINDS_OF_SAMPLING:
             runner.launch(_scratch_step([1, 1], [], sampling)).result()
             runner.launch(_scratch_step([1], [1], sampling)).result()
+
+
+# Tokens: from about 512 on a step is no longer bound by reading the weights.
+SMALL_MIXED_STEPS = (512, 1024, 2048, 4096)
+# A step that takes this many times as long as its launch keeps the device busy while the next is launched.
+BUSY_RATIO = 1.2
+
+
+def measure_small_mixed_step(config: RunnerConfig, loaded: LoadedModel) -> int:
+    """The first of SMALL_MIXED_STEPS that takes the device longer than the host needs to launch it.
+
+    A step with chunks is launched kernel by kernel. For small models, and for many layers split over ranks, the
+    device waits for that, and more tokens a step cost nothing. Every rank runs the same steps, whatever it measures.
+    """
+    runner = new_runner(config, loaded, num_blocks=1)
+    longest = min(config.max_step_tokens, loaded.max_model_len)
+    sizes = [size for size in SMALL_MIXED_STEPS if size <= longest] or [SMALL_MIXED_STEPS[0]]
+    times = {size: _launch_and_step_seconds(runner, min(size, longest)) for size in sizes}
+    return next((size for size, (launch, step) in times.items() if step > BUSY_RATIO * launch), sizes[-1])
+
+
+def _launch_and_step_seconds(runner: ModelRunner, tokens: int) -> tuple[float, float]:
+    """The least of three launches of a chunk, and of three such steps from launch to result."""
+    launches, steps = [], []
+    for _ in range(3):
+        began = time.perf_counter()
+        handle = runner.launch(_scratch_step([tokens], [], SlotSampling()))
+        launches.append(time.perf_counter() - began)
+        handle.result()
+        steps.append(time.perf_counter() - began)
+    return min(launches), min(steps)
 
 
 def _scratch_step(lengths: list[int], decode_slots: list[int], sampling: SlotSampling) -> StepPlan:

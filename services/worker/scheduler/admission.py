@@ -11,8 +11,7 @@ from services.worker.scheduler.sequence import Sequence
 # Prompt tokens that a step takes however many sequences decode.
 MIN_PREFILL_TOKENS = 256
 # Measured on an H200 with an 8B shape: see docs/log.md.
-SMALL_MIXED_STEP = 512  # tokens: about where a step stops being bound by reading the weights
-TOKENS_PER_DECODE, MIXED_TILE = 8, 1024
+FEW_DECODES, TOKENS_PER_DECODE, MIXED_TILE = 32, 8, 1024
 # A sequence waits for a prefix that another one is computing when it would save at least this many tokens.
 MIN_TOKENS_WORTH_WAITING = 256
 
@@ -25,6 +24,7 @@ class Limits:
     can_chunk: bool = True  # False: a prompt runs in one step, and waits until the budget has room for it
     conservativeness: float = 0.5  # share of a sequence's remaining output that admission reserves
     max_mixed_tokens: int = 0  # budget of a step in which sequences decode; 0: by how many do
+    small_mixed_step: int = 512  # the least such budget: a smaller step takes no less time
 
     def prefill_budget(self, num_decodes: int) -> int:
         """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any.
@@ -38,10 +38,10 @@ class Limits:
             return room
         budget = self.max_mixed_tokens
         if not budget:
-            budget = num_decodes * TOKENS_PER_DECODE
-            if budget > SMALL_MIXED_STEP:
-                budget = -(-budget // MIXED_TILE) * MIXED_TILE
-            budget = max(budget, SMALL_MIXED_STEP)
+            budget = self.small_mixed_step
+            if num_decodes > FEW_DECODES:
+                tiles = -(-num_decodes * TOKENS_PER_DECODE // MIXED_TILE)
+                budget = max(budget, tiles * MIXED_TILE)
         return min(room, max(budget - num_decodes, MIN_PREFILL_TOKENS))
 
 

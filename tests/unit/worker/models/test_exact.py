@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from services.worker.models.llama import MIN_PARTED_TOKENS
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.start import start_runner
 from tests.fakes.naive_engine import Job, NaiveEngine
@@ -128,12 +127,3 @@ def test_two_ranks_give_the_tokens_of_one(variant, tmp_path):
     prompts = ragged_prompts()
     expected = transformers_greedy(model_dir, prompts, NEW_TOKENS)
     assert our_greedy(cpu_config(model_dir, tp=2), prompts, chunk_size=7) == expected
-
-
-def test_a_step_long_enough_to_run_in_two_parts_gives_the_same_tokens(tmp_path):
-    """Two ranks sum one part of the tokens while they compute the other."""
-    model_dir = make_model(tmp_path, "qwen2")
-    random = np.random.default_rng(5)
-    prompts = [random.integers(0, 448, length).tolist() for length in (MIN_PARTED_TOKENS + 77, 9)]
-    expected = transformers_greedy(model_dir, prompts, NEW_TOKENS)
-    assert our_greedy(cpu_config(model_dir, tp=2), prompts, chunk_size=1 << 20) == expected

@@ -214,11 +214,16 @@ def test_peak_is_reached_when_a_short_one_ends() -> None:
 
 @pytest.mark.parametrize(
     ("num_decodes", "expected"),
-    [(0, 8192), (1, 511), (32, 480), (64, 448), (65, 959), (128, 896), (129, 1919), (256, 1792)],
+    [(0, 8192), (1, 511), (32, 480), (33, 991), (64, 960), (128, 896), (129, 1919), (256, 1792)],
 )
 def test_a_step_with_decodes_is_small_and_grows_with_them(num_decodes: int, expected: int):
     limits = Limits(max_running=256, max_step_tokens=8192, max_chunk_tokens=8192)
     assert limits.prefill_budget(num_decodes) == expected
+
+
+def test_no_step_is_smaller_than_what_the_device_waits_for_anyway():
+    limits = Limits(256, 8192, 8192, small_mixed_step=2048)
+    assert [limits.prefill_budget(n) for n in (1, 64, 256)] == [2047, 1984, 1792]
 
 
 def test_a_chosen_budget_holds_and_prompts_still_move_beside_many_decodes():
