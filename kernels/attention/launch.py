@@ -47,7 +47,7 @@ class DecodeConfig:
 class PrefillConfig:
     """Tile choices of prefill.
 
-    Batches whose longest row has at least `specialized_from` queries take the kernel of `hopper.py` where it can run;
+    Batches whose longest row has at least `specialized_from` queries, or eight times that context, take the kernel of `hopper.py` where it can run;
     the other choices are for all others. Its tiles of 128 queries are mostly empty when rows have few.
     `tma` fetches KV tiles by the tensor memory accelerator where rows are long enough to be worth a contiguous copy
     (`copy_from` tokens), or where cache blocks hold whole tiles.
@@ -111,9 +111,9 @@ def decode_triton(
     workspace = meta.workspace or make_workspace(rows, num_q_heads, num_kv_heads, head_dim, q.device)
     longest = min(meta.max_seq_len, sliding_window or NO_WINDOW)
     fill = num_splits(rows * num_kv_heads, longest, num_sms(q.device), config, workspace.max_splits)
-    # Where a row has many spans already; with few, 32 rows of 3,000 tokens were 4% slower for it (H200).
-    doubled = fill >= 8 and longest >= 2 * fill * config.long_span
-    splits = min(2 * fill, workspace.max_splits) if doubled else fill
+    # Where a row has many spans already; with few, 32 rows of 3,000 tokens were 4% slower for it (H200). Whether a row
+    # is long enough is seen on the device: one more variant for long batches would be compiled in service.
+    splits = min(2 * fill, workspace.max_splits) if fill >= 8 else fill
     decode_kernel[(rows, num_kv_heads, splits)](
         q, k_cache, v_cache, meta.block_tables, meta.seq_lens, out,
         workspace.partial, workspace.log_sum, workspace.arrivals,
@@ -195,6 +195,13 @@ def hopper() -> ModuleType | None:
     return hopper_launch
 
 
+def takes_specialized(config: PrefillConfig, meta: AttentionMeta) -> bool:
+    """Whether a batch is large enough for the kernel of `hopper.py`: by its queries, or by a context to attend to."""
+    if config.specialized_from is None:
+        return False
+    return max(meta.max_query_len, meta.max_seq_len // 8) >= config.specialized_from
+
+
 def paged_attention_triton(
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -216,8 +223,11 @@ def paged_attention_triton(
             backend.run(q, k_cache, v_cache, meta, scale, sliding_window, out)
             return out
         tiles = prefill or prefill_config(q.device, q.shape[2])
-        long_enough = tiles.specialized_from is not None and meta.max_query_len >= tiles.specialized_from
-        if long_enough and (specialized := hopper()) and specialized.takes(q, k_cache, sliding_window):
+        if (
+            takes_specialized(tiles, meta)
+            and (specialized := hopper())
+            and specialized.takes(q, k_cache, sliding_window)
+        ):
             specialized.prefill_hopper(q, k_cache, v_cache, meta, scale * LOG2_E, out, num_sms(q.device))
         else:
             prefill_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, tiles)
