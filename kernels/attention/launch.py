@@ -47,8 +47,9 @@ class DecodeConfig:
 class PrefillConfig:
     """Tile choices of prefill.
 
-    Batches whose longest row has at least `specialized_from` queries, or eight times that context, take the kernel of `hopper.py` where it can run;
-    the other choices are for all others. Its tiles of 128 queries are mostly empty when rows have few.
+    Batches whose longest row has at least `specialized_from` queries, or eight times that context, take the kernel of
+    `hopper.py` where it can run; the other choices are for all others. Its tiles of 128 queries are mostly empty when
+    rows have few.
     `tma` fetches KV tiles by the tensor memory accelerator where rows are long enough to be worth a contiguous copy
     (`copy_from` tokens), or where cache blocks hold whole tiles.
     """

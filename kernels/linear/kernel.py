@@ -3,8 +3,8 @@
 Their options spare a layer of a decode step the launches around its products:
 
 - SILU: the weight holds gate rows, then up rows; the result is silu(gate) * up.
-- NORM (one token): x is the residual stream, and RMS normalisation (weight g, eps) happens on the way in. The row's scale is a
-  factor of the whole result, so sum(w * g * x) and sum(x * x) come out of the same pass over K.
+- NORM (one token): x is the residual stream, and RMS normalisation (weight g, eps) happens on the way in. The row's
+  scale is a factor of the whole result, so sum(w * g * x) and sum(x * x) come out of the same pass over K.
 - RESIDUAL: the result is added to `out` in place.
 """
 
