@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from services.common.model_files import DEMO_MODEL
-from tests.fakes.stack import Stack
+from tests.fakes.stack import TWO_OF_EACH, Stack
 from tests.fakes.tiny_model import make_model
 
 
@@ -25,18 +25,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[Stack]:
-    flags = [
-        "--workers",
-        "2",
-        "--gateways",
-        "2",
-        "--routers",
-        "2",
-        "--detokenizers",
-        "2",
-        "--model_name",
-        "m",
-    ]
+    flags = (*TWO_OF_EACH, "--model_name", "m")
     with Stack(tmp_path_factory.mktemp("stack"), model_dir, *flags) as running:
         yield running
 

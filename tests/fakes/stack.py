@@ -19,6 +19,9 @@ from tests.fakes.servers import die_with_parent
 REPO = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0
 
+# Two of each service, so that one can be lost.
+TWO_OF_EACH = ("--workers", "2", "--gateways", "2", "--routers", "2", "--detokenizers", "2")
+
 
 class Stack:
     """A context manager around one run of `up`. ``flags`` are its options; ports are free ones."""

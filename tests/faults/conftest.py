@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from services.common.model_files import DEMO_MODEL
-from tests.fakes.stack import Stack
+from tests.fakes.stack import TWO_OF_EACH, Stack
 from tests.faults.workload import Job, Outcome, jobs, run_all
-
-COPIES = ("--workers", "2", "--gateways", "2", "--routers", "2", "--detokenizers", "2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def faulty_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    flags = (*COPIES, "--model_name", "m", "--stream_retention", "60")
+    flags = (*TWO_OF_EACH, "--model_name", "m", "--stream_retention", "60")
     with Stack(tmp_path_factory.mktemp("faults"), DEMO_MODEL, *flags) as running:
         yield running
 

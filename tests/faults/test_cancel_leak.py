@@ -13,7 +13,7 @@ import pytest
 
 from services.common.model_files import DEMO_MODEL
 from tests.e2e.metrics import scrape
-from tests.fakes.stack import Stack
+from tests.fakes.stack import TWO_OF_EACH, Stack
 from tests.fakes.waiting import until
 from tests.faults.workload import new_client
 
@@ -23,18 +23,7 @@ NUM_REQUESTS, NUM_CLIENTS = 2000, 64
 @pytest.fixture(scope="module")
 def narrow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Its workers take few requests at once, so that others are in the line when their client leaves."""
-    flags = (
-        "--workers",
-        "2",
-        "--gateways",
-        "2",
-        "--routers",
-        "2",
-        "--detokenizers",
-        "2",
-        "--model_name",
-        "m",
-    )
+    flags = (*TWO_OF_EACH, "--model_name", "m")
     with Stack(
         tmp_path_factory.mktemp("leak"), DEMO_MODEL, *flags, "--running_max_req_size", "12"
     ) as running:

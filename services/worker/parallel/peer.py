@@ -42,9 +42,11 @@ class PeerReduce:
         return self.one_shot(x) if x.numel() * x.element_size() <= ONE_SHOT_BYTES else self.two_shot(x)
 
     def one_shot(self, x: Tensor) -> Tensor:
+        """Every rank reads the whole of x from every other."""
         return torch.ops.symm_mem.one_shot_all_reduce_copy(self._buffer(x), x, "sum", self._name)
 
     def two_shot(self, x: Tensor) -> Tensor:
+        """Every rank sums its share of x and hands it to the others."""
         buffer, out = self._buffer(x), torch.empty_like(x)
         buffer.copy_(x)
         return torch.ops.symm_mem.two_shot_all_reduce_out(buffer, "sum", self._name, out)

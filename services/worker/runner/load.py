@@ -21,7 +21,7 @@ from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.dynamic_rope import RopeRows, has_long_prompts
 from services.worker.runner.graphs import CHUNK_SIZES, bucket_sizes
-from services.worker.runner.interface import RunnerInfo
+from services.worker.runner.interface import SMALL_MIXED_STEP, RunnerInfo
 from services.worker.runner.memory import PoolLimits, cpu_blocks, cuda_blocks
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
@@ -89,7 +89,7 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
     """Sizes the pool and captures the graphs. Every rank calls it; they agree on the smallest pool."""
     model_config = loaded.model.config
     limits = pool_limits(config, loaded)
-    small_mixed_step = SMALL_MIXED_STEPS[0]
+    small_mixed_step = SMALL_MIXED_STEP
     if loaded.device.type == "cuda":
         blocks = cuda_blocks(limits, loaded.device, lambda: run_largest_step(config, loaded))
         small_mixed_step = measure_small_mixed_step(config, loaded)
@@ -193,8 +193,7 @@ def run_largest_step(config: RunnerConfig, loaded: LoadedModel) -> None:
             runner.launch(_scratch_step([1], [1], sampling)).result()
 
 
-# Tokens: from about 512 on a step is no longer bound by reading the weights.
-SMALL_MIXED_STEPS = (512, 1024, 2048, 4096)
+SMALL_MIXED_STEPS = tuple(SMALL_MIXED_STEP << doublings for doublings in range(4))
 # A step that takes this many times as long as its launch keeps the device busy while the next is launched.
 BUSY_RATIO = 1.2
 
@@ -207,9 +206,14 @@ def measure_small_mixed_step(config: RunnerConfig, loaded: LoadedModel) -> int:
     """
     runner = new_runner(config, loaded, num_blocks=1)
     longest = min(config.max_step_tokens, loaded.max_model_len)
-    sizes = [size for size in SMALL_MIXED_STEPS if size <= longest] or [SMALL_MIXED_STEPS[0]]
-    times = {size: _launch_and_step_seconds(runner, min(size, longest)) for size in sizes}
-    return next((size for size, (launch, step) in times.items() if step > BUSY_RATIO * launch), sizes[-1])
+    sizes = [size for size in SMALL_MIXED_STEPS if size <= longest] or [SMALL_MIXED_STEP]
+    return least_busy_step({size: _launch_and_step_seconds(runner, min(size, longest)) for size in sizes})
+
+
+def least_busy_step(seconds: dict[int, tuple[float, float]]) -> int:
+    """The first size whose step outlasts its launch, or the last, of ascending {size: (launch, step)}."""
+    busy = (size for size, (launch, step) in seconds.items() if step > BUSY_RATIO * launch)
+    return next(busy, max(seconds))
 
 
 def _launch_and_step_seconds(runner: ModelRunner, tokens: int) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from services.worker.cache import PrefixCache
+from services.worker.runner.interface import SMALL_MIXED_STEP
 from services.worker.scheduler.sequence import Sequence
 
 # Prompt tokens that a step takes however many sequences decode.
@@ -24,7 +25,7 @@ class Limits:
     can_chunk: bool = True  # False: a prompt runs in one step, and waits until the budget has room for it
     conservativeness: float = 0.5  # share of a sequence's remaining output that admission reserves
     max_mixed_tokens: int = 0  # budget of a step in which sequences decode; 0: by how many do
-    small_mixed_step: int = 512  # the least such budget: a smaller step takes no less time
+    small_mixed_step: int = SMALL_MIXED_STEP  # the least such budget: a smaller step takes no less time
 
     def prefill_budget(self, num_decodes: int) -> int:
         """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any.
