@@ -25,7 +25,7 @@ from services.worker.engine.messages import (
     StepOutput,
     Submit,
 )
-from services.worker.engine.process import is_stopped, kill_group, process_tree
+from services.worker.engine.process import further_ranks, has_ended, is_stopped, kill_group, process_tree
 from services.worker.engine.requests import EngineConfig
 from services.worker.runner.config import RunnerConfig
 
@@ -35,8 +35,8 @@ OnOutput = Callable[[StepOutput], Awaitable[None]]
 OnDeath = Callable[[str], Awaitable[None]]
 
 RANK_0 = (sys.executable, "-m", "services.worker.engine.rank_main")
-STOP_SECONDS = 5.0  # that a stopping engine gets before it is killed
-WATCH_SECONDS = 0.5  # an engine stopped by a signal is given up when it was seen so twice
+STOP_SECONDS = 5.0  # that a stopping engine gets before it is killed, and a killed one before it is given up
+WATCH_SECONDS = 0.5  # an engine of which a process does nothing is given up when it was seen so twice
 
 
 class EngineClient(Protocol):
@@ -79,6 +79,7 @@ class ProcessEngine:
         self._tasks: list[asyncio.Task[None]] = []
         self._heard_at = 0.0
         self._is_stopping = False
+        self._verdict = ""  # why the watch killed it
 
     @property
     def pid(self) -> int:
@@ -162,6 +163,8 @@ class ProcessEngine:
                     await on_output(message)
                 elif isinstance(message, Failed):
                     reason = message.reason
+                    kill_group(self.pid)  # it has no more to say, and a broken device can keep it from ending
+                    break
         except (asyncio.IncompleteReadError, ConnectionError, DecodeError) as error:
             reason = reason or (error.message if isinstance(error, DecodeError) else "")
         except Exception as error:
@@ -171,26 +174,34 @@ class ProcessEngine:
             kill_group(self.pid)
         ended = await self._exit()
         if not self._is_stopping:
-            await on_death(reason or f"rank 0 {ended}")
+            await on_death(reason or self._verdict or f"rank 0 {ended}")
 
     async def _watch(self) -> None:
-        """Kills an engine that hangs or was stopped; its socket then closes, which tells _read."""
+        """Kills an engine that hangs, was stopped or lost a rank; its socket then closes, which tells _read.
+
+        Rank 0 tells of a lost rank itself, unless it is stuck between the calls in which it looks.
+        """
         loop = asyncio.get_running_loop()
-        was_stopped = False
+        ranks = further_ranks(self.pid)
+        idle_before = ""
         while True:
             slept_at = loop.time()
             await asyncio.sleep(WATCH_SECONDS)
             if loop.time() - slept_at > 2 * WATCH_SECONDS:
                 self._heard_at = loop.time()  # this process was stopped itself: silence proves nothing
             silent_s = loop.time() - self._heard_at
-            has_stopped = any(map(is_stopped, process_tree(self.pid)))
+            idle = "was stopped by a signal" if any(map(is_stopped, process_tree(self.pid))) else ""
+            idle = "has ended" if any(map(has_ended, ranks)) else idle
             if silent_s > self._settings.watchdog_s:
-                log.error("a step takes longer than --watchdog_timeout: %.0f s without a word", silent_s)
-            elif has_stopped and was_stopped:
-                log.error("a process of the engine was stopped by a signal")
+                self._verdict = (
+                    f"a step takes longer than --watchdog_timeout: {silent_s:.0f} s without a word"
+                )
+            elif idle and idle == idle_before:
+                self._verdict = f"a process of the engine {idle}"
             else:
-                was_stopped = has_stopped
+                idle_before = idle
                 continue
+            log.error("killing the engine: %s", self._verdict)
             kill_group(self.pid)
             return
 
@@ -203,7 +214,10 @@ class ProcessEngine:
             code = await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
             kill_group(process.pid)
-            code = await process.wait()
+            try:
+                code = await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:  # stuck in a driver: nobody who waits for us shall wait for it
+                return "was killed and does not end"
         kill_group(process.pid)  # further ranks that did not notice
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 

@@ -6,7 +6,6 @@ It loads the model (and starts the further ranks), then runs the step loop until
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -26,18 +25,11 @@ from services.worker.engine.requests import EngineConfig, SequenceFactory
 from services.worker.errors import ModelLoadError
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.interface import Runner
+from services.worker.runner.ranks import die_with_parent
 from services.worker.runner.start import start_runner
 from services.worker.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
-def die_with_parent() -> None:
-    """Linux: a control process that is killed takes this one with it, even in the middle of a load."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def serve(channel: Channel, runner: Runner, config: EngineConfig) -> None:
@@ -71,25 +63,24 @@ def main(link: socket.socket) -> int:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
     channel = Channel(link)
-    runner: Runner | None = None
     try:
         (start,) = channel.poll(timeout_s=60.0)
         assert isinstance(start, Start)
         setup_logging("worker-rank0", start.instance_id, level=start.log_level, log_format=start.log_format)
         runner = start_runner(RunnerConfig(**msgpack.unpackb(start.runner)))
         config = msgpack.unpackb(start.engine)
-        serve(channel, runner, EngineConfig(**(config | {"eos_ids": tuple(config["eos_ids"])})))
+        with contextlib.suppress(ChannelClosed):
+            serve(channel, runner, EngineConfig(**(config | {"eos_ids": tuple(config["eos_ids"])})))
+        runner.close()
         return 0
     except ChannelClosed:
         return 0
     except ModelLoadError as error:
         return _fail(channel, Failed(str(error), 2))
     except Exception as error:
+        # The runner is left as it is: a device that failed may never answer, and its memory goes with the process.
         log.exception("the engine failed")
         return _fail(channel, Failed(f"{type(error).__name__}: {error}", 1))
-    finally:
-        if runner is not None:
-            runner.close()
 
 
 def _fail(channel: Channel, failed: Failed) -> int:

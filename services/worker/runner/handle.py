@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.sampling import SampleOutput
+from services.worker.errors import RunnerError
 from services.worker.runner.plan import PromptScores, StepResult
 from services.worker.runner.prompt_scores import PromptScoreTensors
 from services.worker.runner.staging import Array
@@ -39,12 +40,17 @@ class DeviceHandle:
             self._fields = list(fields)
 
     def ready(self) -> bool:
-        return self._result is not None or self._event is None or self._event.query()
+        if self._result is not None or self._event is None:
+            return True
+        try:
+            return self._event.query()
+        except RuntimeError as error:
+            raise step_failed(self._step, error) from error
 
     def result(self) -> StepResult:
         if self._result is None:
             if self._event is not None:
-                self._event.synchronize()
+                self._wait(self._event)
             ids, logprobs, top_ids, top_logprobs = (None if f is None else f.numpy() for f in self._fields)
             prompt, self._prompt, self._fields = self._prompt, None, []
             self._result = StepResult(
@@ -57,6 +63,18 @@ class DeviceHandle:
                 prompt=None if prompt is None else PromptScores(*(field.numpy() for field in prompt)),
             )
         return self._result
+
+    def _wait(self, event: torch.cuda.Event) -> None:
+        try:
+            event.synchronize()
+        except RuntimeError as error:
+            raise step_failed(self._step, error) from error
+
+
+def step_failed(step: int, error: Exception) -> RunnerError:
+    """Names the step and the cause. On cuda the cause may be in the step before: errors are told late."""
+    first_line = str(error).partition("\n")[0]
+    return RunnerError(f"step {step} failed: {type(error).__name__}: {first_line}")
 
 
 def _copy_to_host(tensor: Tensor) -> Tensor:

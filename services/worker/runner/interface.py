@@ -45,7 +45,7 @@ class StepHandle(Protocol):
         ...
 
     def result(self) -> StepResult:
-        """Waits for the step and returns what it drew. Raises RunnerError if a rank died."""
+        """Waits for the step and returns what it drew. Raises RunnerError if the step failed or a rank died."""
         ...
 
 
@@ -62,7 +62,7 @@ class Runner(Protocol):
         """Starts a step and returns at once (on cpu, after it ran). Plans run in the order launched.
 
         The next plan may be launched before this step's result is read; at most MAX_IN_FLIGHT steps may
-        be unread. Raises RunnerError if a rank has died.
+        be unread. Raises RunnerError if the step cannot be run, one before it failed, or a rank has died.
         """
         ...
 

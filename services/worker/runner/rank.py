@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import signal
 import socket
 import sys
@@ -11,13 +13,17 @@ import msgpack
 import torch
 import torch.distributed as dist
 
-from services.worker.errors import ModelLoadError
+from services.worker.errors import ModelLoadError, RunnerError
 from services.worker.parallel.group import join
 from services.worker.runner.config import RunnerConfig
+from services.worker.runner.interface import StepHandle
 from services.worker.runner.load import load_model, make_runner, pick_device
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import decode_plan
-from services.worker.runner.ranks import end_process, receive, report
+from services.worker.runner.ranks import die_with_parent, end_process, receive, report
+
+# Between two looks at the step under way. A plan that arrives meanwhile is not held up by it.
+LOOK_SECONDS = 0.005
 
 
 def load(link: socket.socket) -> ModelRunner:
@@ -38,18 +44,33 @@ def load(link: socket.socket) -> ModelRunner:
     return runner
 
 
+def next_plan(link: socket.socket, under_way: StepHandle | None) -> bytes | None:
+    """Waits for rank 0's next plan; None: it is gone. Raises RunnerError when the step under way fails meanwhile.
+
+    Rank 0 waits for that step too, in a collective which this rank never joins, and would send nothing more.
+    """
+    while under_way is not None and not select.select([link], [], [], LOOK_SECONDS)[0]:
+        if under_way.ready():
+            under_way = None
+    return receive(link)
+
+
 def main(link: socket.socket) -> None:
+    die_with_parent()
     # Rank 0 decides when to stop; a Ctrl-C in the terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         runner = load(link)
-        while (plan := receive(link)) is not None:
-            runner.launch(decode_plan(plan))
+        under_way: StepHandle | None = None
+        while (plan := next_plan(link, under_way)) is not None:
+            under_way = runner.launch(decode_plan(plan))
     except ModelLoadError as error:
         report(link, error)
         end_process(2)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        with contextlib.suppress(OSError):  # rank 0 may be gone
+            report(link, RunnerError(f"{type(error).__name__}: {error}"))
         end_process(1)
     end_process(0)
 

@@ -1,14 +1,16 @@
 """The processes of ranks above 0: started with a socket each, over which they get every plan.
 
 Ranks never negotiate: rank 0 decides, the others do the same to their part of the model. Nothing goes back but
-"loaded" or the reason why not. A rank ends when its socket closes, and rank 0 notices a rank that ended.
+"loaded", or the reason why a rank ends. A rank ends when its socket closes, and rank 0 notices a rank that ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -26,6 +28,7 @@ _LENGTH = struct.Struct("<Q")
 # How long close() lets the ranks end by themselves.
 CLOSE_SECONDS = 5.0
 POLL_SECONDS = 20e-6
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def send(link: socket.socket, data: bytes) -> None:
@@ -82,14 +85,13 @@ class RankProcesses:
             try:
                 send(link, plan)
             except OSError:
-                raise RunnerError(f"rank {rank} is gone, {self._exit_of(rank)}") from None
+                raise self._end_of(rank) from None
 
     def check(self) -> None:
-        """Raises RunnerError if a rank has ended: ranks send nothing, so a readable link is a closed one."""
-        closed, _, _ = select.select(self._links, (), (), 0)
-        for link in closed:
-            rank = self._links.index(link) + 1
-            raise RunnerError(f"rank {rank} is gone, {self._exit_of(rank)}")
+        """Raises RunnerError if a rank has ended: one that runs sends nothing, so nothing can be read from it."""
+        ended, _, _ = select.select(self._links, (), (), 0)
+        for link in ended:
+            raise self._end_of(self._links.index(link) + 1)
 
     def pause(self) -> None:
         """Lets a moment pass between two looks at a step."""
@@ -105,6 +107,15 @@ class RankProcesses:
                 process.kill()
                 process.wait()
 
+    def _end_of(self, rank: int) -> RunnerError:
+        """What a rank said last, or else how it ended."""
+        link = self._links[rank - 1]
+        # Where it left a plan unread, the first look gives ECONNRESET, and only the next one what it had said.
+        message = receive(link) or receive(link)
+        if message is None:
+            return RunnerError(f"rank {rank} is gone, {self._exit_of(rank)}")
+        return RunnerError(f"rank {rank} failed: {msgpack.unpackb(message)[1]}")
+
     def _exit_of(self, rank: int) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return f"exit code {self._processes[rank - 1].wait(1.0)}"
@@ -112,9 +123,18 @@ class RankProcesses:
 
 
 def report(link: socket.socket, error: WorkerError | None) -> None:
-    """A rank's word to rank 0: loaded, or why not."""
+    """A rank's word to rank 0: loaded, or why it ends."""
     word = ("loaded", "") if error is None else (type(error).__name__, str(error))
     send(link, msgpack.packb(word))
+
+
+def die_with_parent() -> None:
+    """Linux: the process that started this one takes it along when it is killed, even in the middle of a load.
+
+    A closed socket is not enough: a rank whose GPU waits for one that is gone may never come to read it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_process(code: int) -> None:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from services.worker.errors import RunnerError, WorkerError
 from services.worker.parallel.group import TensorParallel, join
 from services.worker.runner.config import RunnerConfig
+from services.worker.runner.handle import step_failed
 from services.worker.runner.interface import Runner, RunnerInfo, StepHandle
 from services.worker.runner.load import load_model, make_runner, pick_device
 from services.worker.runner.model_runner import ModelRunner
@@ -50,17 +51,20 @@ class RootRunner:
     def launch(self, plan: StepPlan) -> StepHandle:
         if self._local is None:
             raise RunnerError("the runner is closed")
-        if self._ranks is None:
-            return self._local.launch(plan)
-        self._ranks.broadcast(encode_plan(plan))
         try:
-            return RankedHandle(self._local.launch(plan), self._ranks)
+            return self._launch(self._local, plan)
         except WorkerError:
             raise
-        except RuntimeError as error:
-            # A collective fails because another rank is gone; say which, if one is.
-            self._ranks.check()
-            raise RunnerError(f"step {plan.step} failed: {error}") from error
+        except Exception as error:
+            if self._ranks is not None:
+                self._ranks.check()  # a collective fails because another rank is gone; say which, if one is
+            raise step_failed(plan.step, error) from error
+
+    def _launch(self, local: ModelRunner, plan: StepPlan) -> StepHandle:
+        if self._ranks is None:
+            return local.launch(plan)
+        self._ranks.broadcast(encode_plan(plan))
+        return RankedHandle(local.launch(plan), self._ranks)
 
     def close(self) -> None:
         if self._local is None:
@@ -79,8 +83,12 @@ class RankedHandle:
         self._ranks = ranks
 
     def ready(self) -> bool:
-        if self._handle.ready():
-            return True
+        try:
+            if self._handle.ready():
+                return True
+        except RunnerError:
+            self._ranks.check()  # a rank that ended is the cause, and says more
+            raise
         self._ranks.check()
         return False
 

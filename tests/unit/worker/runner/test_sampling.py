@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from services.worker.errors import RunnerError
 from services.worker.runner.interface import Runner
 from services.worker.runner.plan import SlotSampling
 from tests.fakes.naive_engine import Job, NaiveEngine
@@ -110,7 +111,7 @@ def test_bad_words_look_back_over_a_resume(runner):
 
 
 def test_a_bad_word_over_the_limit_is_refused(runner):
-    with pytest.raises(ValueError, match="1 to 16 tokens, not 17"):
+    with pytest.raises(RunnerError, match="1 to 16 tokens, not 17"):
         draw(runner, SlotSampling(bad_words=[list(range(17))]))
 
 
