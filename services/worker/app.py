@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from services.common.bus import Bus, Message, Subscription
@@ -204,15 +204,15 @@ class WorkerApp:
             self._on_change()
         self._tell_load()
 
-    async def _on_death(self, reason: str) -> None:
+    async def _on_death(self, reason: str, suspects: Collection[int] | None) -> None:
         """Without an engine nothing here goes on: every request goes back, and the process ends."""
         self._refusal = f"the engine died: {reason}"
         log.error("the engine died: %s", reason, extra={"streams": self._streams.num_live})
-        await self._bounce("the engine died")
+        await self._bounce(self._refusal, self._streams.live_handles if suspects is None else suspects)
         self._fail(self._refusal)
 
-    async def _bounce(self, reason: str) -> None:
-        bounced, handles = self._streams.bounce(reason)
+    async def _bounce(self, reason: str, suspects: Collection[int] = ()) -> None:
+        bounced, handles = self._streams.bounce(reason, suspects)
         for gateway_id, message in bounced.items():
             await self._publish(self._subjects.gateway_bounced(gateway_id), message)
             self._journal.bounced(message.request_ids, reason)

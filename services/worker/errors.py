@@ -37,3 +37,9 @@ class RunnerError(WorkerError):
     """A step failed or a rank died; the runner is of no further use and the worker must be restarted."""
 
     code = "runner_failed"
+
+
+class RankKilled(RunnerError):
+    """Somebody from outside killed a rank's process (SIGKILL): no request is the cause."""
+
+    code = "rank_killed"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -124,11 +124,11 @@ class FakeEngine:
             self._task.cancel()
         self._streams.clear()
 
-    async def die(self, reason: str = "killed by the test") -> None:
+    async def die(self, reason: str = "killed by the test", suspects: Collection[int] | None = ()) -> None:
         """As when the process of rank 0 ends by itself."""
         self.halt()
         assert self._on_death is not None
-        await self._on_death(reason)
+        await self._on_death(reason, suspects)
 
     async def _run(self) -> None:
         assert self._on_output is not None

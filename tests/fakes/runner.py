@@ -96,6 +96,7 @@ class FakeRunner:
         )
         self.num_launched = self.num_prefilled = 0
         self.fail_at_step = -1
+        self.fatal_id = -1  # a prompt with this id breaks the device
         self._cells = [[0] * block_size for _ in range(num_blocks)]
         self._tables = [[0] * num_blocks for _ in range(max_slots)]
         self._slots: list[_Slot | None] = [None] * max_slots
@@ -119,6 +120,8 @@ class FakeRunner:
         assert plan.step == step, "results are read in the order launched"
         if step == self.fail_at_step:
             raise RuntimeError("the fake device broke")
+        if any(self.fatal_id in chunk.token_ids for chunk in plan.prefills):
+            raise RuntimeError("the fake device met its fatal id")
         for start in plan.starts:
             self._slots[start.slot] = _Slot(start.sampling, len(start.output_ids), 0)
         for slot, column, block in zip(plan.table_slots, plan.table_columns, plan.table_blocks, strict=True):

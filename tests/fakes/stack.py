@@ -33,7 +33,9 @@ class Stack:
             sys.executable, "-m", "services.cli", "up", "--port", "0", "--model_dir", str(model_dir), *flags,
         ]  # fmt: skip
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")}
-        self.env |= {"SHOAL_STATE_DIR": str(self.state_root), "PYTHONPATH": str(REPO)}
+        # Where packages are is not ours to say: only that the repository comes first.
+        paths = os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))
+        self.env |= {"SHOAL_STATE_DIR": str(self.state_root), "PYTHONPATH": paths}
         self.process: subprocess.Popen[bytes] | None = None
         self.state: dict[str, Any] = {}
 

@@ -82,7 +82,7 @@ class VirtualEngine:
         if self._task and not self._task.done():
             self._task.cancel()
             assert self._on_death is not None
-            await self._on_death("rank 0 was killed by signal 9")
+            await self._on_death("rank 0 was killed by signal 9", ())
 
     async def _run(self) -> None:
         assert self._on_output is not None

@@ -61,3 +61,4 @@ class Bounced:
     attempts: Ids
     reason: str
     code: str = ""
+    suspects: Ids = field(default_factory=list)  # of each request, 1: the engine died while it ran it

@@ -84,6 +84,7 @@ class GenerateRequest:
     # Log probabilities of the prompt's own ids, in the frames of the first choice. -1: none; 0: each id's; n: also
     # the n likeliest in its place.
     prompt_logprobs: int = -1
+    num_crashes: int = 0  # engines that died while they ran it, since it last got on
     timeout_s: float = 0.0  # time left when this message was sent; 0: none. Relative: clocks differ
 
 

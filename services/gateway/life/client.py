@@ -258,11 +258,18 @@ class Client:
     async def _on_bounced(self, message: Message) -> None:
         bounced = decode(Bounced, message.data)
         error = from_code(bounced.code, bounced.reason) if bounced.code else None
+        suspects = {name for name, flag in zip(bounced.request_ids, bounced.suspects, strict=False) if flag}
         for request_id, attempt in zip(bounced.request_ids, bounced.attempts, strict=False):
             running = self._running.get(request_id)
-            if running is not None:
-                self.recorder.record(request_id, "bounced", by=bounced.holder_id, why=bounced.reason)
-                self._perform(running, running.state.on_bounced(attempt, self._now(), self.fleet, error))
+            if running is None:
+                continue
+            state = running.state
+            self.recorder.record(request_id, "bounced", by=bounced.holder_id, why=bounced.reason)
+            if request_id in suspects:
+                actions = state.on_crashed(attempt, self._now(), self.fleet, bounced.reason)
+            else:
+                actions = state.on_bounced(attempt, self._now(), self.fleet, error)
+            self._perform(running, actions)
 
     async def _on_heartbeat(self, message: Message) -> None:
         beat = decode(Heartbeat, message.data)

@@ -23,6 +23,7 @@ from services.common.messages.request import (
     SubmitReply,
     stream_id,
 )
+from services.gateway.life.crashes import Crashes
 from services.gateway.life.fleet import Fleet
 from services.gateway.life.scores import PromptScores
 from services.gateway.life.spec import (
@@ -66,6 +67,7 @@ class RequestState:
         self._answer_s = patience.answer_s
         self.scores = PromptScores(len(spec.prompt_ids)) if spec.prompt_logprobs >= 0 else None
         self.awaits_scores = self.scores is not None and not self.scores.is_complete
+        self._crashes = Crashes()
         self._scored = 0  # the choice that brings the prompt's scores, ahead of its own ids
 
     @property
@@ -124,8 +126,13 @@ class RequestState:
             priority=spec.priority,
             cache_salt=spec.cache_salt,
             prompt_logprobs=spec.prompt_logprobs if self.awaits_scores else -1,
+            num_crashes=self._crashes.in_a_row(self._num_ids),
             timeout_s=left,
         )
+
+    @property
+    def _num_ids(self) -> int:
+        return sum(stream.next_index for stream in self.streams)
 
     def answer_timeout_s(self, lease_s: float) -> float:
         """How long to wait for a router's answer. One that was killed with the question in its hands gives none.
@@ -267,6 +274,16 @@ class RequestState:
         self.worker_id = ""  # it has let go
         self.was_accepted = True
         return self._again(now, fleet)
+
+    def on_crashed(self, attempt: int, now: float, fleet: Fleet, reason: str) -> list[Action]:
+        """The engine died while it ran this request: asks for another, or gives up a request that seems to be why."""
+        if self.is_done or attempt != self.attempt:
+            return []
+        self._crashes.note(self._num_ids)
+        if self._crashes.are_too_many:
+            count = self._crashes.in_all
+            return self.fail(EngineFailure(f"{count} engines ended while they ran this request: {reason}"))
+        return self.on_bounced(attempt, now, fleet)
 
     def on_gone(self, service: str, instance_id: str, now: float, fleet: Fleet) -> list[Action]:
         """A service stopped, restarted or fell silent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -69,6 +69,10 @@ class StreamTable:
     @property
     def num_live(self) -> int:
         return len(self._by_handle)
+
+    @property
+    def live_handles(self) -> Collection[int]:
+        return self._by_handle.keys()
 
     @property
     def num_held(self) -> int:
@@ -149,8 +153,11 @@ class StreamTable:
         gone = [rid for rid, held in self._held.items() if held.gateway_id == gateway_id]
         return [handle for request_id in gone for handle in self._forget(request_id)]
 
-    def bounce(self, reason: str) -> tuple[dict[str, Bounced], list[int]]:
-        """Gives back every request that has not ended: (message per gateway, handles to cancel)."""
+    def bounce(self, reason: str, suspects: Collection[int] = ()) -> tuple[dict[str, Bounced], list[int]]:
+        """Gives back every request that has not ended: (message per gateway, handles to cancel).
+
+        One of the streams ``suspects`` may be why the engine died.
+        """
         bounced: dict[str, Bounced] = {}
         handles: list[int] = []
         for request_id in {log.request_id: None for log in self._by_handle.values()}:
@@ -158,6 +165,7 @@ class StreamTable:
             message = bounced.setdefault(held.gateway_id, Bounced(self._worker_id, [], [], reason))
             message.request_ids.append(request_id)
             message.attempts.append(held.attempt)
+            message.suspects.append(int(any(log.handle in suspects for log in held.logs)))
             handles += self._forget(request_id)
         return bounced, handles
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from services.worker.engine.messages import (
     CancelStreams,
     EngineInfo,
     Failed,
+    OnTrial,
     Shutdown,
     Start,
     StepOutput,
@@ -32,10 +34,14 @@ from services.worker.runner.config import RunnerConfig
 log = logging.getLogger(__name__)
 
 OnOutput = Callable[[StepOutput], Awaitable[None]]
-OnDeath = Callable[[str], Awaitable[None]]
+OnDeath = Callable[[str, Collection[int] | None], Awaitable[None]]  # (reason, suspects)
 
 RANK_0 = (sys.executable, "-m", "services.worker.engine.rank_main")
 STOP_SECONDS = 5.0  # that a stopping engine gets before it is killed, and a killed one before it is given up
+STOPPED, RANK_ENDED = (
+    "a process of the engine was stopped by a signal",
+    "the process of a further rank has ended",
+)
 WATCH_SECONDS = 0.5  # an engine of which a process does nothing is given up when it was seen so twice
 
 
@@ -46,7 +52,8 @@ class EngineClient(Protocol):
         """Returns when the model can run. Raises ConfigError when it cannot be served as configured.
 
         ``on_output`` is awaited for each step, in order; an engine waits for a slow one. ``on_death`` is awaited
-        once, with the reason, if the engine ends by itself; no output follows.
+        once, with the reason, if the engine ends by itself; no output follows. Its suspects are the handles of the
+        streams one of which may be why it died: none where it was killed from outside, None where it could be any.
         """
 
     def submit(self, handles: list[int], request: GenerateRequest) -> None:
@@ -80,6 +87,7 @@ class ProcessEngine:
         self._heard_at = 0.0
         self._is_stopping = False
         self._verdict = ""  # why the watch killed it
+        self._on_trial = 0  # see OnTrial
 
     @property
     def pid(self) -> int:
@@ -155,14 +163,17 @@ class ProcessEngine:
     async def _read(self, reader: asyncio.StreamReader, on_output: OnOutput, on_death: OnDeath) -> None:
         loop = asyncio.get_running_loop()
         reason = ""
+        suspects: Collection[int] | None = None
         try:
             while True:
                 message = await _receive(reader)
                 self._heard_at = loop.time()
                 if isinstance(message, StepOutput):
                     await on_output(message)
+                elif isinstance(message, OnTrial):
+                    self._on_trial = message.handle
                 elif isinstance(message, Failed):
-                    reason = message.reason
+                    reason, suspects = message.reason, message.suspects
                     kill_group(self.pid)  # it has no more to say, and a broken device can keep it from ending
                     break
         except (asyncio.IncompleteReadError, ConnectionError, DecodeError) as error:
@@ -170,11 +181,21 @@ class ProcessEngine:
         except Exception as error:
             # Ids that were not taken in would be missing for ever: better a restart, and resumes elsewhere.
             log.exception("an output of the engine was not handled")
-            reason = f"an output was not handled: {type(error).__name__}"
+            self._verdict = f"an output was not handled: {type(error).__name__}"
             kill_group(self.pid)
         ended = await self._exit()
         if not self._is_stopping:
-            await on_death(reason or self._verdict or f"rank 0 {ended}")
+            if suspects is None:
+                suspects = self._suspects()
+            await on_death(reason or self._verdict or f"rank 0 {ended}", suspects)
+
+    def _suspects(self) -> Collection[int] | None:
+        """Whom to suspect when the engine ended without a word of its own."""
+        assert self._process is not None
+        is_killed = self._process.returncode == -signal.SIGKILL and not self._verdict
+        if is_killed or self._verdict == STOPPED:  # from outside
+            return ()
+        return (self._on_trial,) if self._on_trial else None
 
     async def _watch(self) -> None:
         """Kills an engine that hangs, was stopped or lost a rank; its socket then closes, which tells _read.
@@ -190,14 +211,14 @@ class ProcessEngine:
             if loop.time() - slept_at > 2 * WATCH_SECONDS:
                 self._heard_at = loop.time()  # this process was stopped itself: silence proves nothing
             silent_s = loop.time() - self._heard_at
-            idle = "was stopped by a signal" if any(map(is_stopped, process_tree(self.pid))) else ""
-            idle = "has ended" if any(map(has_ended, ranks)) else idle
-            if silent_s > self._settings.watchdog_s:
+            idle = STOPPED if any(map(is_stopped, process_tree(self.pid))) else ""
+            idle = RANK_ENDED if any(map(has_ended, ranks)) else idle
+            if idle and idle == idle_before:
+                self._verdict = idle
+            elif silent_s > self._settings.watchdog_s:
                 self._verdict = (
                     f"a step takes longer than --watchdog_timeout: {silent_s:.0f} s without a word"
                 )
-            elif idle and idle == idle_before:
-                self._verdict = f"a process of the engine {idle}"
             else:
                 idle_before = idle
                 continue

@@ -9,7 +9,15 @@ from typing import Any
 from services.common.messages import frames
 from services.common.messages.frames import PromptLogprobs, RowLogprobs
 from services.worker.engine.channel import Channel
-from services.worker.engine.messages import Alive, CancelStreams, EngineInfo, Shutdown, StepOutput, Submit
+from services.worker.engine.messages import (
+    Alive,
+    CancelStreams,
+    EngineInfo,
+    OnTrial,
+    Shutdown,
+    StepOutput,
+    Submit,
+)
 from services.worker.engine.requests import EngineConfig, SequenceFactory
 from services.worker.runner.interface import Runner, RunnerInfo, StepHandle
 from services.worker.runner.plan import PromptScores, StepPlan, StepResult
@@ -72,6 +80,7 @@ class Engine:
         self._channel, self._depth, self._clock = channel, depth, clock
         self._under_way: deque[tuple[StepHandle, int]] = deque()  # (step, its prefill tokens)
         self._sequences: dict[int, Sequence] = {}
+        self._on_trial: Sequence | None = None  # as told to the control process
         self._last_at = clock()
 
     def run(self) -> None:
@@ -88,11 +97,18 @@ class Engine:
             elif self._scheduler.has_work:
                 self.turn()
 
+    def to_blame(self) -> list[int]:
+        """Handles of the streams one of which may be why run() raised: those that ran, or else all."""
+        return self._scheduler.to_blame() or list(self._sequences)
+
     def turn(self) -> None:
         """Launches the next step and reads the oldest one under way."""
         if not self._under_way:
             self._last_at = self._clock()
         plan = self._scheduler.schedule()
+        if self._scheduler.on_trial() is not self._on_trial:
+            self._on_trial = self._scheduler.on_trial()
+            self._channel.send(OnTrial(self._on_trial.handle if self._on_trial else 0))
         if plan is not None:
             self._under_way.append((self._runner.launch(plan), _num_prefill_tokens(plan)))
         elif not self._under_way:

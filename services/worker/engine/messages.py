@@ -27,10 +27,14 @@ class EngineInfo:
 
 @message
 class Failed:
-    """Rank 0's last word. ``exit_code`` 2: the model cannot be served as configured."""
+    """Rank 0's last word. ``exit_code`` 2: the model cannot be served as configured.
+
+    ``suspects`` are the streams one of which may be the cause; none where it came from outside.
+    """
 
     reason: str
     exit_code: int = 1
+    suspects: Ids = field(default_factory=list)  # handles
 
 
 @message
@@ -68,6 +72,13 @@ class Alive:
 
 
 @message
+class OnTrial:
+    """Should rank 0 die without a word, then of this stream, which ran when others died. 0: of nobody in particular."""
+
+    handle: int
+
+
+@message
 class StepOutput:
     """What one step made known. Row i of each column speaks of the same stream.
 
@@ -94,4 +105,14 @@ class StepOutput:
 
 
 # The kinds of message, as one byte on the socket.
-KINDS: tuple[type, ...] = (EngineInfo, Failed, Start, Submit, CancelStreams, Shutdown, Alive, StepOutput)
+KINDS: tuple[type, ...] = (
+    EngineInfo,
+    Failed,
+    Start,
+    Submit,
+    CancelStreams,
+    Shutdown,
+    Alive,
+    StepOutput,
+    OnTrial,
+)

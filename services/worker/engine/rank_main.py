@@ -22,7 +22,7 @@ from services.worker.engine.channel import Channel, ChannelClosed
 from services.worker.engine.engine import Engine, engine_info, scheduler_limits
 from services.worker.engine.messages import Failed, Start
 from services.worker.engine.requests import EngineConfig, SequenceFactory
-from services.worker.errors import ModelLoadError
+from services.worker.errors import ModelLoadError, RankKilled
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.interface import Runner
 from services.worker.runner.ranks import die_with_parent
@@ -32,8 +32,8 @@ from services.worker.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 
-def serve(channel: Channel, runner: Runner, config: EngineConfig) -> None:
-    """Tells that the engine is ready and runs it to its end."""
+def serve(channel: Channel, runner: Runner, config: EngineConfig) -> int:
+    """Tells that the engine is ready and runs it to its end; returns the exit code. Raises ChannelClosed."""
     info = runner.info
     told = engine_info(info, config)
     cache = PrefixCache(info.num_blocks, info.block_size)
@@ -54,7 +54,15 @@ def serve(channel: Channel, runner: Runner, config: EngineConfig) -> None:
     gc.collect()
     gc.freeze()
     channel.send(told)
-    engine.run()
+    try:
+        engine.run()
+    except ChannelClosed:
+        raise
+    except Exception as error:
+        log.exception("the engine failed")
+        suspects = [] if isinstance(error, RankKilled) else engine.to_blame()
+        return _fail(channel, Failed(f"{type(error).__name__}: {error}", 1, suspects))
+    return 0
 
 
 def main(link: socket.socket) -> int:
@@ -69,17 +77,16 @@ def main(link: socket.socket) -> int:
         setup_logging("worker-rank0", start.instance_id, level=start.log_level, log_format=start.log_format)
         runner = start_runner(RunnerConfig(**msgpack.unpackb(start.runner)))
         config = msgpack.unpackb(start.engine)
-        with contextlib.suppress(ChannelClosed):
-            serve(channel, runner, EngineConfig(**(config | {"eos_ids": tuple(config["eos_ids"])})))
-        runner.close()
-        return 0
+        code = serve(channel, runner, EngineConfig(**(config | {"eos_ids": tuple(config["eos_ids"])})))
+        if not code:  # a device that failed may never answer, and its memory goes with the process
+            runner.close()
+        return code
     except ChannelClosed:
         return 0
     except ModelLoadError as error:
         return _fail(channel, Failed(str(error), 2))
     except Exception as error:
-        # The runner is left as it is: a device that failed may never answer, and its memory goes with the process.
-        log.exception("the engine failed")
+        log.exception("the engine could not start")
         return _fail(channel, Failed(f"{type(error).__name__}: {error}", 1))
 
 

@@ -15,6 +15,8 @@ from services.worker.engine.messages import EngineInfo, Submit
 from services.worker.runner.plan import MAX_BAD_WORD_TOKENS, SlotSampling
 from services.worker.scheduler import Sequence
 
+# One crash can be anybody's, or nobody's: whoever was in the batch goes on as before. Two are worth a closer look.
+CRASHES_TO_SUSPECT = 2
 MAX_TOP_LOGPROBS = 100  # in place of one id; gateways allow fewer
 
 
@@ -140,6 +142,7 @@ class SequenceFactory:
                 sampling=slot_sampling(params, choice, stop_ids),
                 order=(request.priority, next(self._arrivals)),
                 chain=HashChain(root, self._block_size),
+                is_suspect=request.num_crashes >= CRASHES_TO_SUSPECT,
                 stop_ids=stop_ids,
                 prompt_logprobs=-1 if i else request.prompt_logprobs,
             )

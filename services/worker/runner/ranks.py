@@ -21,7 +21,7 @@ from dataclasses import asdict
 import msgpack
 
 from services.worker import errors
-from services.worker.errors import RunnerError, WorkerError
+from services.worker.errors import RankKilled, RunnerError, WorkerError
 from services.worker.runner.config import RunnerConfig
 
 _LENGTH = struct.Struct("<Q")
@@ -113,7 +113,9 @@ class RankProcesses:
         # Where it left a plan unread, the first look gives ECONNRESET, and only the next one what it had said.
         message = receive(link) or receive(link)
         if message is None:
-            return RunnerError(f"rank {rank} is gone, {self._exit_of(rank)}")
+            ended = self._exit_of(rank)
+            is_killed = self._processes[rank - 1].returncode == -signal.SIGKILL
+            return (RankKilled if is_killed else RunnerError)(f"rank {rank} is gone, {ended}")
         return RunnerError(f"rank {rank} failed: {msgpack.unpackb(message)[1]}")
 
     def _exit_of(self, rank: int) -> str:

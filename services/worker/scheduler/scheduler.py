@@ -18,6 +18,7 @@ from services.worker.runner.plan import PrefillChunk, SlotStart, StepPlan, StepR
 from services.worker.scheduler.admission import Limits, MemoryEstimate, is_worth_waiting
 from services.worker.scheduler.batch import Batch
 from services.worker.scheduler.sequence import Sequence, State, StepOutcome
+from services.worker.scheduler.trial import Trial
 from services.worker.scheduler.waiting import WaitingQueue
 
 
@@ -44,6 +45,7 @@ class Scheduler:
         self._news = StepOutcome()
         self._next_step = 0
         self._last_collected = -1
+        self._trial = Trial()
         self._can_admit = True  # False: the head did not fit, and nothing was given back since
 
     # ---- figures
@@ -63,6 +65,19 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         return bool(self._batch or self._waiting or self._in_flight)
+
+    def to_blame(self) -> list[int]:
+        """Handles of the sequences one of which may be why a step failed: those of the steps under way."""
+        suspect = self._trial.suspect()
+        if suspect is not None:
+            return [suspect.handle]
+        handles = {s.handle: None for step in self._in_flight for s in step.sampled}
+        handles |= {s.handle: None for step in self._in_flight for s, _ in step.chunks}
+        return list(handles)
+
+    def on_trial(self) -> Sequence | None:
+        """The suspect that is the only one to be let in at present."""
+        return self._trial.suspect()
 
     # ---- commands
 
@@ -101,7 +116,7 @@ class Scheduler:
             if budget <= 0:
                 break
             budget -= self._plan_chunk(sequence, budget, plan, step)
-        if budget > 0 and self._can_admit and self._waiting:
+        if budget > 0 and self._can_admit and self._waiting and self._trial.suspect() is None:
             estimate = MemoryEstimate(self._batch.running, self.cache, self.limits)
             while budget > 0 and (admitted := self._admit(budget, estimate, plan)) is not None:
                 budget -= self._plan_chunk(admitted, budget, plan, step)
@@ -191,6 +206,8 @@ class Scheduler:
     def _admit(self, budget: int, estimate: MemoryEstimate, plan: StepPlan) -> Sequence | None:
         """Gives the first in line a slot and blocks for all its ids, if they are there."""
         while self._can_admit and self._batch.has_slot and (head := self._waiting.head()) is not None:
+            if self._trial.suspect() is not None:
+                return None
             head.chain.extend(head.ids, len(head.ids))
             names = head.chain.names[: self.cache.num_matchable(head.num_cacheable)]
             found = self.cache.match(names)
@@ -212,6 +229,8 @@ class Scheduler:
         sequence.num_shared = sum(pool.references(block) > 0 for block in found)
         pool.retain(found)
         self._batch.enter(sequence)
+        if sequence.is_suspect:
+            self._trial.begin(sequence)
         sequence.target = len(sequence.ids)
         sequence.num_planned = len(found) * size
         sequence.num_published = len(found)

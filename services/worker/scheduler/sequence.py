@@ -36,6 +36,7 @@ class Sequence:
     order: tuple[int, int]  # (priority, arrival): lower goes first and is preempted last
     chain: HashChain
     stop_ids: frozenset[int] = frozenset()
+    is_suspect: bool = False  # engines have died under its request: see trial.py
     prompt_logprobs: int = -1  # likeliest ids wanted beside each prompt id's log probability; -1: nothing
     state: State = State.WAITING
     slot: int = -1

@@ -10,7 +10,7 @@ from services.common.messages.frames import PromptLogprobs
 from services.common.messages.request import GenerateRequest
 from services.worker.cache import PrefixCache
 from services.worker.engine.engine import Engine, engine_info, scheduler_limits
-from services.worker.engine.messages import CancelStreams, Shutdown, StepOutput, Submit
+from services.worker.engine.messages import CancelStreams, OnTrial, Shutdown, StepOutput, Submit
 from services.worker.engine.requests import EngineConfig, SequenceFactory
 from services.worker.runner.interface import Runner
 from services.worker.scheduler import Scheduler
@@ -23,6 +23,7 @@ class LocalChannel:
     script: Callable[[int], list[Any]]
     wanted: int  # streams that must end
     outputs: list[StepOutput] = field(default_factory=list)
+    tried: list[int] = field(default_factory=list)
     num_polls: int = 0
 
     def poll(self, timeout_s: float) -> list[Any]:
@@ -35,6 +36,8 @@ class LocalChannel:
     def send(self, message: Any) -> None:
         if isinstance(message, StepOutput):
             self.outputs.append(message)
+        elif isinstance(message, OnTrial):
+            self.tried.append(message.handle)
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Run:
     num_preempted: int
     num_prefilled: int
     prompt: dict[str, list[PromptLogprobs]] = field(default_factory=dict)
+    tried: list[str] = field(default_factory=list)  # streams as OnTrial named them; "" for none
 
 
 class LocalEngine:
@@ -60,7 +64,8 @@ class LocalEngine:
         self._scheduler = Scheduler(scheduler_limits(runner.info, config), self.cache)
         eos_ids = engine_info(runner.info, config).eos_ids
         self._factory = SequenceFactory(runner.info.block_size, eos_ids, share_prefixes=config.share_prefixes)
-        self._next_handle = 0
+        self._next_handle = 1  # 0 is no stream's
+        self.suspects: list[str] = []  # streams that ran when run() raised
 
     def run(
         self,
@@ -92,9 +97,15 @@ class LocalEngine:
             depth=self._depth,
             clock=lambda: float(next(clock)),
         )
-        engine.run()
+        try:
+            engine.run()
+        except RuntimeError:
+            self.suspects = [names[handle] for handle in engine.to_blame()]
+            raise
         self._drain(engine)
-        return _gather(channel.outputs, names)
+        run = _gather(channel.outputs, names)
+        run.tried = [names.get(handle, "") for handle in channel.tried]
+        return run
 
     def _drain(self, engine: Engine) -> None:
         """Reads the steps that are still under way, so that every block is back."""

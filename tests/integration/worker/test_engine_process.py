@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Collection
 
 import pytest
 
@@ -15,9 +16,10 @@ from services.worker.runner.config import RunnerConfig
 
 # Says that it is ready and then does as told.
 SCRIPT = """
-import os, socket, sys, time
+import os, resource, signal, socket, sys, time
 from services.worker.engine.channel import Channel
-from services.worker.engine.messages import EngineInfo, Failed, StepOutput
+from services.worker.engine.messages import EngineInfo, Failed, OnTrial, StepOutput
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 channel = Channel(socket.socket(fileno=int(sys.argv[2])))
 (start,) = channel.poll(60)
 if sys.argv[1] == "die":
@@ -26,11 +28,19 @@ if sys.argv[1] == "refuse":
     channel.send(Failed("half a checkpoint", 2))
     os._exit(2)
 channel.send(EngineInfo(1, 1, 1, 1, 1, []))
+if sys.argv[1].startswith("trial"):
+    channel.send(OnTrial(7))
+if sys.argv[1].endswith("crash"):
+    os.kill(os.getpid(), signal.SIGSEGV)
+if sys.argv[1].endswith("killed"):
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1].endswith("stopped"):
+    os.kill(os.getpid(), signal.SIGSTOP)
 if sys.argv[1] == "speak":
     channel.send(StepOutput())
-if sys.argv[1] in ("hang", "speak"):
+if sys.argv[1] in ("hang", "trial hang", "speak"):
     time.sleep(600)
-channel.send(Failed("the device broke"))
+channel.send(Failed("the device broke", suspects=[3, 5]))
 if sys.argv[1] == "linger":
     time.sleep(600)
 os._exit(1)
@@ -42,36 +52,43 @@ def engine(how: str) -> ProcessEngine:
     return ProcessEngine(settings, (sys.executable, "-c", SCRIPT, how))
 
 
-async def reason_of_death(made: ProcessEngine) -> str:
-    died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+async def death_of(made: ProcessEngine) -> tuple[str, Collection[int] | None]:
+    """(reason, suspects)"""
+    died: asyncio.Future[tuple[str, Collection[int] | None]] = asyncio.get_running_loop().create_future()
 
     async def on_output(output: StepOutput) -> None:
         raise LookupError("a handler that fails")
 
-    async def on_death(reason: str) -> None:
-        died.set_result(reason)
+    async def on_death(reason: str, suspects: Collection[int] | None) -> None:
+        died.set_result((reason, suspects))
 
     await made.start(on_output, on_death)
-    reason = await asyncio.wait_for(died, 30.0)
+    death = await asyncio.wait_for(died, 30.0)
     await made.stop()
-    return reason
+    return death
 
 
-async def test_an_engine_that_hangs_is_killed_by_the_watchdog() -> None:
-    reason = await reason_of_death(engine("hang"))
-    assert reason.startswith("a step takes longer than --watchdog_timeout")
-
-
-async def test_the_reason_that_an_engine_gives_is_passed_on() -> None:
-    assert await reason_of_death(engine("fail")) == "the device broke"
-
-
-async def test_an_engine_that_failed_is_not_waited_for() -> None:
-    assert await reason_of_death(engine("linger")) == "the device broke"
-
-
-async def test_an_output_that_cannot_be_taken_in_ends_the_engine() -> None:
-    assert await reason_of_death(engine("speak")) == "an output was not handled: LookupError"
+@pytest.mark.parametrize(
+    ("how", "reason", "suspects"),
+    [
+        ("hang", "a step takes longer than --watchdog_timeout", None),
+        ("fail", "the device broke", [3, 5]),
+        ("linger", "the device broke", [3, 5]),
+        ("speak", "an output was not handled: LookupError", None),
+        ("crash", "rank 0 was killed by signal 11", None),
+        ("trial crash", "rank 0 was killed by signal 11", (7,)),
+        ("trial hang", "a step takes longer than --watchdog_timeout", (7,)),
+        ("killed", "rank 0 was killed by signal 9", ()),
+        ("trial killed", "rank 0 was killed by signal 9", ()),
+        ("stopped", "a process of the engine was stopped by a signal", ()),
+    ],
+)
+async def test_the_death_of_an_engine_is_told_with_its_reason_and_with_whom_to_suspect(
+    how: str, reason: str, suspects: Collection[int] | None
+) -> None:
+    said, found = await death_of(engine(how))
+    assert said.startswith(reason)
+    assert found == suspects
 
 
 @pytest.mark.parametrize(
@@ -79,4 +96,4 @@ async def test_an_output_that_cannot_be_taken_in_ends_the_engine() -> None:
 )
 async def test_an_engine_that_cannot_start_is_a_configuration_error(how: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        await reason_of_death(engine(how))
+        await death_of(engine(how))

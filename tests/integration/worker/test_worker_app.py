@@ -204,8 +204,20 @@ async def test_a_dead_engine_gives_back_everything_at_once_and_ends_the_process(
     await engine.die("killed by signal 9")
     await until(lambda: peer.bounced)
     assert peer.bounced[0].request_ids == ["a", "b"]
+    assert peer.bounced[0].suspects == [0, 0]
     assert worker.failures == ["the engine died: killed by signal 9"]
     assert (await peer.submit(generate("c"))).retry
+
+
+async def test_a_crash_that_nobody_explains_makes_every_request_a_suspect(start: Start) -> None:
+    engine = FakeEngine(step_s=0.02)
+    _, peer = await start(engine)
+    for name in ("a", "b"):
+        await peer.submit(generate(name, max_tokens=4000))
+    await engine.die("killed by signal 11", None)
+    await until(lambda: peer.bounced)
+    assert peer.bounced[0].suspects == [1, 1]
+    assert "killed by signal 11" in peer.bounced[0].reason
 
 
 async def test_cache_events_and_the_snapshot_agree(start: Start) -> None:

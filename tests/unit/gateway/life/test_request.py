@@ -10,6 +10,7 @@ from services.common.lifecycle import Timing
 from services.common.messages.events import READY, STOPPED, Heartbeat
 from services.common.messages.frames import ERROR, RUNNING, STOP
 from services.common.messages.request import SamplingParams, SubmitReply
+from services.gateway.life.crashes import MAX_CRASHES, MAX_CRASHES_IN_ALL, PROGRESS_IDS
 from services.gateway.life.fleet import Fleet
 from services.gateway.life.request import RequestState
 from services.gateway.life.spec import Action, Patience, Phase, SendCancel, SendReplay, Spec, Submit
@@ -100,6 +101,46 @@ def test_a_bounce_with_an_error_ends_the_request_with_it() -> None:
     assert Submit(2) not in actions
     assert stage.request.error is error
     assert stage.request.is_done
+
+
+def crash(stage: Stage) -> list[Action]:
+    actions = stage.request.on_crashed(stage.request.attempt, stage.now, stage.fleet, "the engine died: why")
+    while not actions and not stage.request.is_done:
+        actions = stage.pass_time(0.05)
+    stage.accept()
+    return actions
+
+
+def test_a_request_that_takes_engine_after_engine_with_it_ends_with_the_reason() -> None:
+    stage = Stage().start()
+    for count in range(1, MAX_CRASHES):
+        assert Submit(count + 1) in crash(stage)
+        assert stage.request.build_message(stage.now).num_crashes == count
+    crash(stage)
+    assert isinstance(stage.request.error, EngineFailure)
+    assert (
+        stage.request.error.message
+        == f"{MAX_CRASHES} engines ended while they ran this request: the engine died: why"
+    )
+
+
+def test_a_request_that_got_on_between_crashes_is_not_suspected_soon_but_not_for_ever() -> None:
+    stage = Stage(sampling=SamplingParams(max_tokens=9000)).start()
+    for i in range(MAX_CRASHES_IN_ALL - 1):
+        crash(stage)
+        assert not stage.request.is_done
+        stage.row(i * PROGRESS_IDS, [1] * PROGRESS_IDS)
+        assert stage.request.build_message(stage.now).num_crashes == 0
+    crash(stage)
+    assert isinstance(stage.request.error, EngineFailure)
+
+
+def test_a_crash_of_a_former_attempt_does_not_count() -> None:
+    stage = Stage().start()
+    crash(stage)
+    for _ in range(MAX_CRASHES):
+        assert stage.request.on_crashed(1, stage.now, stage.fleet, "late") == []
+    assert not stage.request.is_done
 
 
 def test_rows_of_a_lower_attempt_are_dropped() -> None:

@@ -165,6 +165,14 @@ def test_bounce_gives_back_what_has_not_ended_by_gateway(table: StreamTable) -> 
     table.check()
 
 
+def test_a_bounce_says_which_requests_are_suspected(table: StreamTable) -> None:
+    table.admit(request("waits"))
+    (handle, other), _ = table.admit(request("runs", outputs=([], [])))
+    bounced, _ = table.bounce("the engine died", [other])
+    assert dict(zip(bounced["g"].request_ids, bounced["g"].suspects, strict=True)) == {"waits": 0, "runs": 1}
+    assert handle != other
+
+
 def test_requests_of_a_dead_gateway_are_freed(table: StreamTable) -> None:
     table.admit(request("a", gateway_id="g"))
     (handle,), _ = table.admit(request("b", gateway_id="h"))

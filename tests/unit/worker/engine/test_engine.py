@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from services.common.messages import frames
+from services.gateway.life.crashes import MAX_CRASHES
 from services.worker.engine.engine import engine_info, scheduler_limits
-from services.worker.engine.requests import EngineConfig
+from services.worker.engine.requests import CRASHES_TO_SUSPECT, EngineConfig
 from tests.fakes.runner import FakeRunner, expected_ids
 from tests.integration.worker.local import LocalEngine
 from tests.integration.worker.peer import generate
@@ -60,6 +61,33 @@ def test_a_broken_device_ends_the_engine(runner: FakeRunner) -> None:
     runner.fail_at_step = 3
     with pytest.raises(RuntimeError, match="the fake device broke"):
         LocalEngine(runner).run([generate("r", [1, 2], max_tokens=20)])
+
+
+def test_a_request_that_breaks_every_engine_is_found_among_others() -> None:
+    requests = {f"r{i}": generate(f"r{i}", [i, 2, 3, 4, 5], max_tokens=20) for i in range(7)}
+    requests["fatal"] = generate("fatal", [96] * 5, max_tokens=20)
+    crashes = 0
+    while requests["fatal"].num_crashes < MAX_CRASHES:
+        runner = FakeRunner(num_blocks=64, block_size=4, max_slots=8, max_step_tokens=32)
+        runner.fatal_id = 96
+        engine = LocalEngine(runner)
+        with pytest.raises(RuntimeError, match="fatal id"):
+            engine.run(list(requests.values()))
+        crashes += 1
+        for stream in engine.suspects:
+            requests[stream.removesuffix(":0")].num_crashes += 1
+    assert crashes == MAX_CRASHES
+    assert [name for name, r in requests.items() if r.num_crashes == MAX_CRASHES] == ["fatal"]
+
+
+def test_the_control_process_is_told_who_is_tried(runner: FakeRunner) -> None:
+    tried = [generate(f"r{i}", [i, 2, 3], max_tokens=5) for i in range(2)]
+    for request in tried:
+        request.num_crashes = CRASHES_TO_SUSPECT
+    engine = LocalEngine(runner)
+    run = engine.run([generate("plain", [9, 9], max_tokens=30), *tried])
+    assert set(run.finish.values()) == {frames.LENGTH}
+    assert run.tried == ["r0:0", "", "r1:0", ""] or run.tried == ["r0:0", "r1:0", ""]
 
 
 def test_limits_are_the_smaller_of_what_was_asked_and_what_fits(runner: FakeRunner) -> None:

@@ -55,6 +55,7 @@ class Harness:
         salt: str = "",
         min_tokens: int = 0,
         prompt_logprobs: int = -1,
+        is_suspect: bool = False,
     ) -> Sequence:
         handle = len(self.sequences)
         sequence = Sequence(
@@ -68,6 +69,7 @@ class Harness:
             chain=HashChain(chain_root(cache_salt=salt), self.cache.block_size),
             stop_ids=stop_ids,
             prompt_logprobs=prompt_logprobs,
+            is_suspect=is_suspect,
         )
         self.sequences.append(sequence)
         self.emitted[handle] = list(outputs or [])

@@ -61,6 +61,7 @@ def test_any_history_ends_with_the_right_ids(
                     priority=rng.randrange(3),
                     stop_ids=stops,
                     prompt_logprobs=-1 if choice else scored,
+                    is_suspect=rng.random() < 0.2,
                 )
         if rng.random() < 0.1 and h.sequences:
             victim = rng.choice(h.sequences)
