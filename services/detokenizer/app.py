@@ -25,7 +25,6 @@ from services.detokenizer.streams import Actions, Note, StreamTable
 
 log = logging.getLogger(__name__)
 
-SWEEP_S = 0.5  # how often streams are looked through for what can be forgotten
 # A gateway that has been silent for so many leases is gone for good, with its streams.
 GATEWAY_LEASES = 3
 
@@ -78,7 +77,6 @@ class DetokenizerApp:
         self._metrics, self._recorder = DetokenizerMetrics(metrics), recorder
         self._gateways: dict[str, _Gateway] = {}
         self._subscriptions: list[Subscription] = []
-        self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         subscribe, subjects = self._bus.subscribe, self._subjects
@@ -87,7 +85,6 @@ class DetokenizerApp:
             await subscribe(subjects.detokenizer_frames(self._id), self._on_frame),
             await subscribe(subjects.detokenizer_cancel(self._id), self._on_cancel),
         ]
-        self._sweeper = asyncio.create_task(self._sweep())
 
     def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
         return None, {"streams": float(self._streams.num_live())}
@@ -102,8 +99,6 @@ class DetokenizerApp:
             await asyncio.sleep(self._timing.heartbeat_s / 2)
 
     async def stop(self) -> None:
-        if self._sweeper:
-            self._sweeper.cancel()
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
 
@@ -175,22 +170,20 @@ class DetokenizerApp:
             self._streams.forget(now, [beat.instance_id])
         self._gateways[beat.instance_id] = _Gateway(beat.epoch, now)
 
-    async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            now = loop.time()
-            for gateway_id in self._streams.gateways() - self._gateways.keys():
-                self._gateways[gateway_id] = _Gateway(0, now)  # its first heartbeat is still to come
-            if not self._bus.is_connected:
-                for gateway in self._gateways.values():
-                    gateway.seen_at = now  # nobody can be heard: nobody's lease runs
-            silence = GATEWAY_LEASES * self._timing.lease_s
-            dead = [name for name, gateway in self._gateways.items() if now - gateway.seen_at > silence]
-            for name in dead:
-                del self._gateways[name]
-            self._streams.forget(now, dead)
-            self._metrics.streams.set(self._streams.num_live())
+    async def tick(self) -> None:
+        """Forgets streams: ended and silent ones, and those of dead gateways."""
+        now = asyncio.get_running_loop().time()
+        for gateway_id in self._streams.gateways() - self._gateways.keys():
+            self._gateways[gateway_id] = _Gateway(0, now)  # its first heartbeat is still to come
+        if not self._bus.is_connected:
+            for gateway in self._gateways.values():
+                gateway.seen_at = now  # nobody can be heard: nobody's lease runs
+        silence = GATEWAY_LEASES * self._timing.lease_s
+        dead = [name for name, gateway in self._gateways.items() if now - gateway.seen_at > silence]
+        for name in dead:
+            del self._gateways[name]
+        self._streams.forget(now, dead)
+        self._metrics.streams.set(self._streams.num_live())
 
 
 def _names(stream: str) -> dict[str, object]:

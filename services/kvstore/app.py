@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_S = 1.0
 WARM_TIMEOUT_S = 1.0  # a Redis that is away must not delay the start
-TTL_LEASES = 10  # a kvstore that restarts within that time finds what it had
+TTL_LEASES = 10  # of a worker's keys in Redis; a kvstore that restarts before they run out finds what it had
+RENEW_LEASES = (
+    2  # how often they are renewed, and a Redis that lost them without a broken connection is noticed
+)
 MIN_WRITE_S = 0.2  # between two writes: what workers and gateways send meanwhile is written together
 
 
@@ -63,7 +66,7 @@ class KvstoreApp:
     def __init__(self, context: Context) -> None:
         settings, timing, subjects = context.settings, context.timing, context.subjects
         self._id, self._bus, self._subjects = context.identity.instance_id, context.bus, subjects
-        self._heartbeat_s = timing.heartbeat_s
+        self._renew_every_s = RENEW_LEASES * timing.lease_s
         self._longest_retention_s = max(settings.stream_retention, settings.max_stream_retention)
         self._redis = connect_redis(settings.redis_url)
         self._table = BlockTable()
@@ -80,23 +83,26 @@ class KvstoreApp:
         self._logs = StreamLogs(self._redis, subjects.namespace)
         self._metrics = KvstoreMetrics(context.metrics)
         self._write_now = asyncio.Event()
+        self._renew_at = float("-inf")  # when the leases in Redis are to be renewed
         self._is_stopping = False
         self._subscriptions: list[Subscription] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._serving: list[Subscription] = []  # shared with other kvstores
+        self._writer: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         subscribe, subjects, group = self._bus.subscribe, self._subjects, Subjects.queue("kvstore")
         self._subscriptions = [
-            await subscribe(subjects.heartbeats(), self._on_heartbeat),
+            await subscribe(subjects.heartbeats("worker"), self._on_worker),
+            await subscribe(subjects.heartbeat("kvstore", self._id), self._on_own_beat),
             await subscribe(subjects.kv_events(), self._on_kv_events),
         ]
         await self._warm_up()
-        self._subscriptions += [
+        self._serving = [
             await subscribe(subjects.kvstore_snapshot(), self._on_snapshot, queue=group),
             await subscribe(subjects.stream_log_append(), self._on_append, queue=group),
             await subscribe(subjects.stream_log_read(), self._on_read, queue=group),
         ]
-        self._tasks = [asyncio.create_task(self._run_ticks()), asyncio.create_task(self._run_writes())]
+        self._writer = asyncio.create_task(self._run_writes())
 
     def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
         return None, {"blocks": float(self._table.num_blocks), "workers": float(len(self._table.workers))}
@@ -106,34 +112,34 @@ class KvstoreApp:
 
     async def drain(self) -> None:
         """Writes what it has; other kvstores go on by themselves."""
-        for subscription in self._subscriptions[2:]:
+        for subscription in self._serving:
             await subscription.unsubscribe()
         await self._write()
 
     async def stop(self) -> None:
         self._is_stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for subscription in self._subscriptions:
+        if self._writer:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+        for subscription in self._subscriptions + self._serving:
             await subscription.unsubscribe()
         await self._feeds.stop()
         await self._redis.aclose()
 
     # -- what arrives ----------------------------------------------------------------------------------------
 
-    async def _on_heartbeat(self, message: Message) -> None:
-        beat, now = decode(Heartbeat, message.data), asyncio.get_running_loop().time()
-        if beat.service == "worker":
-            if beat.epoch < self._feeds.position(beat.instance_id)[0]:
-                return  # delayed, from before its restart
-            if beat.state == STOPPED:
-                self._on_gone(beat.instance_id)
-            else:
-                self._workers.saw(beat.instance_id, now)
-                self._feeds.on_worker(beat.instance_id, beat.epoch)
-        elif beat.service == "kvstore" and beat.instance_id == self._id:
-            self._workers.saw_own_beat(now)
+    async def _on_own_beat(self, message: Message) -> None:
+        self._workers.saw_own_beat(self._now())
+
+    async def _on_worker(self, message: Message) -> None:
+        beat = decode(Heartbeat, message.data)
+        if beat.epoch < self._feeds.position(beat.instance_id)[0]:
+            return  # delayed, from before its restart
+        if beat.state == STOPPED:
+            self._on_gone(beat.instance_id)
+        else:
+            self._workers.saw(beat.instance_id, self._now())
+            self._feeds.on_worker(beat.instance_id, beat.epoch)
 
     async def _on_kv_events(self, message: Message) -> None:
         self._feeds.on_events(decode(KvEvents, message.data))
@@ -172,40 +178,45 @@ class KvstoreApp:
 
     # -- time ------------------------------------------------------------------------------------------------
 
-    async def _run_ticks(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat_s)
-            for worker_id in self._workers.silent(asyncio.get_running_loop().time()):
-                log.warning("worker %s fell silent", worker_id)
-                self._on_gone(str(worker_id))
-            self._metrics.blocks.set(self._table.num_blocks)
-            self._metrics.workers.set(len(self._table.workers))
-            self._metrics.rewrites.set(self._mirror.num_rewrites)
-            self._metrics.log_lost.set(self._logs.num_lost)
+    async def tick(self) -> None:
+        """Gives up silent workers, and has written what snapshots changed, and leases when it is time."""
+        now = self._now()
+        for worker_id in self._workers.silent(now):
+            log.warning("worker %s fell silent", worker_id)
+            self._on_gone(str(worker_id))
+        if now >= self._renew_at or any(blocks.has_changes for blocks in self._table.workers.values()):
+            self._write_now.set()
+        self._metrics.blocks.set(self._table.num_blocks)
+        self._metrics.workers.set(len(self._table.workers))
+        self._metrics.rewrites.set(self._mirror.num_rewrites)
+        self._metrics.log_lost.set(self._logs.num_lost)
 
     async def _run_writes(self) -> None:
-        """Writes when something changed, and each heartbeat to renew the leases.
+        """Writes what changed, and renews the leases when they are due.
 
         Ends by the flag too: a cancellation that comes while redis-py reads an answer can get lost in it.
         """
         while not self._is_stopping:
+            await self._write_now.wait()
+            self._write_now.clear()
             await self._write()
             await asyncio.sleep(MIN_WRITE_S)
-            try:
-                async with asyncio.timeout(self._heartbeat_s):
-                    await self._write_now.wait()
-            except TimeoutError:
-                pass
-            self._write_now.clear()
 
     async def _write(self) -> None:
+        """A failed write makes the leases due, so the next tick tries again, with everything."""
+        now = self._now()
+        is_due = now >= self._renew_at
         try:
-            await self._mirror.write()
+            await self._mirror.write(renews=is_due)
             await self._logs.flush()
-            self._metrics.redis_up.set(1)
         except RedisError as error:
             self._count_error(error)
             self._mirror.distrust()
+            self._renew_at = now
+        else:
+            self._metrics.redis_up.set(1)
+            if is_due:
+                self._renew_at = now + self._renew_every_s
 
     def _count_error(self, error: RedisError) -> None:
         self._metrics.redis_up.set(0)
@@ -221,9 +232,13 @@ class KvstoreApp:
             log.warning("Redis cannot be read; going on without: %s", error or type(error).__name__)
             return
         for worker_id, ((epoch, seq), hashes) in found.items():
-            self._workers.saw_first(worker_id, asyncio.get_running_loop().time())
+            self._workers.saw_first(worker_id, self._now())
             self._feeds.on_worker(worker_id, epoch)
             self._feeds.warm(KvSnapshot(worker_id, epoch, seq, 0, 1, b"".join(hashes)))
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 def connect_redis(url: str) -> Redis:

@@ -40,6 +40,10 @@ class WorkerBlocks:
         self.needs_rewrite = True
         self.added, self.removed = set(), set()
 
+    @property
+    def has_changes(self) -> bool:
+        return self.needs_rewrite or bool(self.added or self.removed)
+
     def take_changes(self) -> tuple[set[bytes], set[bytes]]:
         """(added, removed) since the last call."""
         changes = self.added, self.removed

@@ -57,17 +57,25 @@ class Mirror:
         for blocks in self.table.workers.values():
             blocks.rewrite()
 
-    async def write(self) -> None:
-        """Brings Redis up to date and renews the leases. Raises RedisError; then call ``distrust``."""
+    async def write(self, *, renews: bool) -> None:
+        """Brings Redis up to date; ``renews`` the leases of workers without changes too, and finds what Redis lost.
+
+        Raises RedisError; then call ``distrust``.
+        """
         await self._delete_dead()
+        tells = renews
         for worker_id, blocks in list(self.table.workers.items()):
             position = self.position(worker_id)
-            if blocks.needs_rewrite or not await self._update(worker_id, blocks):
+            if (renews or blocks.has_changes) and (
+                blocks.needs_rewrite or not await self._update(worker_id, blocks)
+            ):
                 await self._rewrite(worker_id, blocks)
+                self._written.pop(worker_id, None)  # what lost the set may have lost the position
             if position != (0, 0) and self._written.get(worker_id) != position:
                 await self.redis.hset(self.workers_key, worker_id, "{} {}".format(*position))
                 self._written[worker_id] = position
-        if await self.redis.pexpire(self.workers_key, round(self.ttl_s * 1000)) == 0:
+                tells = True
+        if tells and await self.redis.pexpire(self.workers_key, round(self.ttl_s * 1000)) == 0:
             self._written.clear()
 
     async def read(self) -> dict[str, tuple[Position, list[bytes]]]:

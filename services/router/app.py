@@ -37,7 +37,6 @@ class RouterApp:
     def __init__(self, context: Context) -> None:
         settings, timing = context.settings, context.timing
         self._id, self._bus, self._subjects = context.identity.instance_id, context.bus, context.subjects
-        self._heartbeat_s = timing.heartbeat_s
         self._metrics = RouterMetrics(context.metrics)
         self._fleet, self._index = Fleet(), PrefixIndex()
         self._feeds = KvFeeds(self._bus, self._subjects, self._index)
@@ -58,16 +57,19 @@ class RouterApp:
         )
         self._subscriptions: list[Subscription] = []
         self._submissions: Subscription | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._warming: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         subscribe, subjects = self._bus.subscribe, self._subjects
         self._subscriptions = [
-            await subscribe(subjects.heartbeats(), self._on_heartbeat),
+            await subscribe(subjects.heartbeats("worker"), self._on_worker),
+            await subscribe(subjects.heartbeats("gateway"), self._on_gateway),
+            await subscribe(subjects.heartbeat("router", self._id), self._on_own_beat),
             await subscribe(subjects.kv_events(), self._on_kv_events),
             await subscribe(subjects.cancel(), self._on_cancel),
         ]
-        self._tasks = [asyncio.create_task(self._run_ticks()), asyncio.create_task(self._warm_up())]
+        self._warming = asyncio.create_task(self._warm_up())
         self._submissions = await subscribe(
             subjects.submit_any(), self._on_submit, queue=Subjects.queue("router")
         )
@@ -91,9 +93,10 @@ class RouterApp:
         await self._dispatcher.settle_all()
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks = [task for task in (self._warming, self._sweeping) if task]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         await self._feeds.stop()
@@ -115,23 +118,22 @@ class RouterApp:
         if message.reply:
             await self._bus.publish(message.reply, encode(reply))
 
-    async def _on_heartbeat(self, message: Message) -> None:
-        beat, now = decode(Heartbeat, message.data), self._now()
-        if beat.service == "worker":
-            self._on_worker(beat, now)
-        elif beat.service == "gateway":
-            self._gateways.saw(beat.instance_id, now)
-        elif beat.service == "router" and beat.instance_id == self._id:
-            self._workers.saw_own_beat(now)
-            self._gateways.saw_own_beat(now)
+    async def _on_own_beat(self, message: Message) -> None:
+        now = self._now()
+        self._workers.saw_own_beat(now)
+        self._gateways.saw_own_beat(now)
 
-    def _on_worker(self, beat: Heartbeat, now: float) -> None:
+    async def _on_gateway(self, message: Message) -> None:
+        self._gateways.saw(decode(Heartbeat, message.data).instance_id, self._now())
+
+    async def _on_worker(self, message: Message) -> None:
+        beat = decode(Heartbeat, message.data)
         if not self._fleet.on_heartbeat(beat):
             if self._fleet.get(beat.instance_id) is None:
                 self._workers.forget(beat.instance_id)
                 self._feeds.on_gone(beat.instance_id)
             return
-        self._workers.saw(beat.instance_id, now)
+        self._workers.saw(beat.instance_id, self._now())
         self._feeds.on_worker(beat.instance_id, beat.epoch)
         self._dispatcher.run(beat.model)
 
@@ -148,15 +150,9 @@ class RouterApp:
 
     # -- time ------------------------------------------------------------------------------------------------
 
-    async def _run_ticks(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat_s)
-            try:
-                await self._tick(self._now())
-            except Exception:
-                log.exception("tick failed")
-
-    async def _tick(self, now: float) -> None:
+    async def tick(self) -> None:
+        """Gives up who fell silent, tells gateways what it holds, and places what waits."""
+        now = self._now()
         for worker_id in self._workers.silent(now):
             log.warning("worker %s fell silent", worker_id)
             self._workers.forget(worker_id)
@@ -170,9 +166,12 @@ class RouterApp:
         self._dispatcher.run_all()
         await self._send_holdings()
         self._show()
-        if self._index.needs_sweep:
-            for _ in self._index.sweep():
-                await asyncio.sleep(0)
+        if self._index.needs_sweep and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        for _ in self._index.sweep():
+            await asyncio.sleep(0)
 
     async def _send_holdings(self) -> None:
         by_gateway: dict[str, Holdings] = {}

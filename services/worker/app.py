@@ -64,7 +64,7 @@ class WorkerApp:
         self._has_holdings_due = asyncio.Event()
         self._has_changed = asyncio.Event()  # a stream ended
         self._subscriptions: list[Subscription] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._telling: asyncio.Task[None] | None = None
 
     # ---- life
 
@@ -92,7 +92,7 @@ class WorkerApp:
             (subjects.worker_submit(me), self._on_submit),
         ):
             self._subscriptions.append(await self._bus.subscribe(subject, handler))
-        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._send_due_holdings())]
+        self._telling = asyncio.create_task(self._send_due_holdings())
 
     def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
         load = self._current_load()
@@ -121,8 +121,8 @@ class WorkerApp:
 
     async def stop(self) -> None:
         self._refusal = self._refusal or "stopped"
-        for task in self._tasks:
-            task.cancel()
+        if self._telling:
+            self._telling.cancel()
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         await self._engine.stop()
@@ -232,19 +232,14 @@ class WorkerApp:
     async def _on_own_beat(self, message: Message) -> None:
         self._gateways.on_own_beat(self._now())
 
-    async def _beat(self) -> None:
-        """Each heartbeat interval: holdings to every gateway, and what is over is forgotten."""
-        while True:
-            try:
-                await self._free_dead_gateways()
-                self._streams.expire(self._now())
-                for gateway_id in self._streams.gateways:
-                    await self._send_holdings(gateway_id)
-            except Exception:
-                log.exception("a beat failed")
-            await asyncio.sleep(self._timing.heartbeat_s)
+    async def tick(self) -> None:
+        """Sends holdings to every gateway, and forgets what is over."""
+        self._free_dead_gateways()
+        self._streams.expire(self._now())
+        for gateway_id in self._streams.gateways:
+            await self._send_holdings(gateway_id)
 
-    async def _free_dead_gateways(self) -> None:
+    def _free_dead_gateways(self) -> None:
         for gateway_id in self._gateways.dead(self._streams.gateways, self._now()):
             handles = self._streams.drop_gateway(gateway_id)
             self._journal.orphaned(gateway_id, len(handles))

@@ -37,6 +37,9 @@ class FakeGateway:
     def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
         return None, {}
 
+    async def tick(self) -> None:
+        pass
+
     def not_ready(self) -> str:
         return ""
 

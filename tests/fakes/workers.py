@@ -82,6 +82,9 @@ class FakeWorker:
         )
         return load, {}
 
+    async def tick(self) -> None:
+        pass
+
     def not_ready(self) -> str:
         return ""
 

@@ -53,6 +53,9 @@ class GatewayApp:
     def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
         return None, {}
 
+    async def tick(self) -> None:
+        pass
+
     def not_ready(self) -> str:
         return ""
 

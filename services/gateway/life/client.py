@@ -20,7 +20,7 @@ from services.common.messages.frames import TextFrame
 from services.common.messages.request import SubmitReply
 from services.common.subjects import Subjects
 from services.common.telemetry import FlightRecorder
-from services.gateway.life.fleet import Fleet
+from services.gateway.life.fleet import FOLLOWED, Fleet
 from services.gateway.life.handle import RequestLife
 from services.gateway.life.request import RequestState
 from services.gateway.life.rows import rows_of
@@ -71,12 +71,13 @@ class Client:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.fleet = Fleet(self.gateway_id, self.model, self.timing, self.rng)
+        self.fleet = Fleet(self.model, self.timing, self.rng)
 
     async def start(self) -> None:
         me = self.gateway_id
         for subject, handler in (
-            (self.subjects.heartbeats(), self._on_heartbeat),
+            *((self.subjects.heartbeats(service), self._on_heartbeat) for service in FOLLOWED),
+            (self.subjects.heartbeat("gateway", me), self._on_own_beat),
             (self.subjects.gateway_frames(me), self._on_frame),
             (self.subjects.gateway_holdings(me), self._on_holdings),
             (self.subjects.gateway_bounced(me), self._on_bounced),
@@ -270,6 +271,9 @@ class Client:
             else:
                 actions = state.on_bounced(attempt, self._now(), self.fleet, error)
             self._perform(running, actions)
+
+    async def _on_own_beat(self, message: Message) -> None:
+        self.fleet.on_own_beat(self._now())
 
     async def _on_heartbeat(self, message: Message) -> None:
         beat = decode(Heartbeat, message.data)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from services.common.lifecycle import Timing
 from services.common.messages.events import READY, STOPPED, Heartbeat
 
+FOLLOWED = ("router", "worker", "detokenizer")  # nothing can be served without one of each
 # Own beats may be this many intervals late before silence says nothing about others any more.
 _TRUSTED_INTERVALS = 2.2
 
@@ -27,7 +28,6 @@ class Fleet:
     after it has come back everybody has one full lease to be heard.
     """
 
-    own_id: str
     model: str
     timing: Timing
     rng: random.Random
@@ -37,10 +37,6 @@ class Fleet:
 
     def on_heartbeat(self, beat: Heartbeat, now: float) -> bool:
         """Takes a heartbeat. True when what its sender held before is gone: it stopped, or restarted."""
-        if beat.service == "gateway":
-            if beat.instance_id == self.own_id:
-                self._on_own_beat(now)
-            return False
         if beat.service == "worker" and beat.model != self.model:
             return False
         key = (beat.service, beat.instance_id)
@@ -52,7 +48,7 @@ class Fleet:
         self._members[key] = Member(beat, now)
         return known is not None and known.beat.epoch != beat.epoch
 
-    def _on_own_beat(self, now: float) -> None:
+    def on_own_beat(self, now: float) -> None:
         if not self.is_bus_trusted(now):
             self._trusted_since = now
         self._own_seen_at = now
@@ -97,7 +93,7 @@ class Fleet:
 
     def missing(self) -> str:
         """Which service nothing can be served without is not there; empty when all are."""
-        for service in ("router", "worker", "detokenizer"):
+        for service in FOLLOWED:
             if not self.ready(service):
                 return f"no live {service}"
         return ""

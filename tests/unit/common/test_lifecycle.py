@@ -28,6 +28,7 @@ class Service:
     def __init__(self):
         self.calls = []
         self.reason = ""
+        self.num_ticks, self.ticks_badly = 0, False
         self.can_finish = asyncio.Event()
 
     async def start(self):
@@ -35,6 +36,11 @@ class Service:
 
     def heartbeat(self):
         return WorkerLoad(running=2), {"things": 1.0}
+
+    async def tick(self):
+        self.num_ticks += 1
+        if self.ticks_badly:
+            raise RuntimeError("a tick that fails")
 
     def not_ready(self):
         return self.reason
@@ -98,6 +104,27 @@ async def test_a_changed_load_is_told_early_and_not_more_than_once_in_10_ms(stag
     assert len(beats) - count <= 5
 
 
+async def test_the_app_ticks_each_interval_and_not_with_early_beats(stage):
+    runtime, app, beats = stage
+    runtime.timing = Timing(heartbeat_s=60, lease_s=240)
+    await runtime.start()
+    await until(lambda: beats and beats[-1].state == "ready")
+    num_beats, num_ticks = len(beats), app.num_ticks
+    runtime.beat_now()
+    await until(lambda: len(beats) > num_beats)
+    assert app.num_ticks == num_ticks
+
+
+async def test_a_tick_that_fails_ends_neither_ticks_nor_beats(stage, caplog):
+    runtime, app, beats = stage
+    app.ticks_badly = True
+    await runtime.start()
+    await until(lambda: app.num_ticks > 2)
+    count = len(beats)
+    await until(lambda: len(beats) > count + 2)
+    assert "a beat failed" in caplog.text
+
+
 async def test_readiness_follows_the_app_and_the_bus(stage):
     runtime, app, _ = stage
     await runtime.start()
@@ -130,7 +157,7 @@ async def test_the_heartbeat_task_ends_when_cancelled_together_with_an_early_bea
     runtime, _, _ = stage
     await runtime.start()
     for _ in range(20):
-        task = asyncio.create_task(runtime._send_heartbeats())
+        task = asyncio.create_task(runtime._run_beats())
         await asyncio.sleep(0.02)
         runtime.beat_now()
         task.cancel()

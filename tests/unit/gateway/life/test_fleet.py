@@ -10,7 +10,7 @@ TIMING = Timing(heartbeat_s=0.3, lease_s=1.2)
 
 
 def new_fleet() -> Fleet:
-    return Fleet("g1", "m", TIMING, random.Random(0))
+    return Fleet("m", TIMING, random.Random(0))
 
 
 def beat(service: str, name: str, state: str = READY, epoch: int = 1, model: str = "m") -> Heartbeat:
@@ -19,7 +19,7 @@ def beat(service: str, name: str, state: str = READY, epoch: int = 1, model: str
 
 
 def hear(fleet: Fleet, now: float, *others: Heartbeat) -> None:
-    fleet.on_heartbeat(beat("gateway", "g1"), now)
+    fleet.on_own_beat(now)
     for other in others:
         fleet.on_heartbeat(other, now)
 

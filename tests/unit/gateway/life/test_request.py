@@ -25,7 +25,7 @@ class Stage:
     def __init__(self, **spec: object) -> None:
         self.now = 100.0
         self.live = {"router": ["r1"], "worker": ["w1", "w2"], "detokenizer": ["d1", "d2"]}
-        self.fleet = Fleet("g1", "m", TIMING, random.Random(1))
+        self.fleet = Fleet("m", TIMING, random.Random(1))
         self.beat()
         fields = {"request_id": "q", "prompt_ids": [1, 2], "sampling": SamplingParams(max_tokens=9)} | spec
         self.request = RequestState(
@@ -38,7 +38,7 @@ class Stage:
         )
 
     def beat(self) -> None:
-        self.fleet.on_heartbeat(Heartbeat("gateway", "g1", 1, READY, 0.3, "m"), self.now)
+        self.fleet.on_own_beat(self.now)
         for service, names in self.live.items():
             for name in names:
                 self.fleet.on_heartbeat(Heartbeat(service, name, 1, READY, 0.3, "m"), self.now)
@@ -361,7 +361,7 @@ def test_a_message_over_the_bus_limit_is_told_to_the_client() -> None:
 def test_without_a_detokenizer_a_new_request_waits_and_then_goes_on() -> None:
     stage = Stage()
     stage.live["detokenizer"] = []
-    stage.fleet = Fleet("g1", "m", TIMING, random.Random(1))
+    stage.fleet = Fleet("m", TIMING, random.Random(1))
     stage.beat()
     assert stage.submit() == []
     assert stage.request.phase is Phase.WAITING
