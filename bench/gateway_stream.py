@@ -34,7 +34,7 @@ from tests.fakes.servers import NatsServer, free_port
 from tests.fakes.tiny_model import make_tokenizer
 
 MODEL = "tiny"
-HEARTBEAT_S = 0.3
+HEARTBEAT_S = 0.4
 
 
 async def _run_source(settings: NatsSettings, num_streams: int, step_s: float) -> None:

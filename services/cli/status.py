@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
     )
     arguments.add_run_choice()
     arguments.add_argument("--json", action="store_true")
-    arguments.add_argument("--interval", type=float, default=0.3, help="seconds between heartbeats")
+    arguments.add_argument("--interval", type=float, default=0.4, help="seconds between heartbeats")
     flags = arguments.parse(argv)
     bus_env, expected = fleet.bus_of(os.environ, flags.run), {}
     for run in rundir.live_runs(rundir.state_root(os.environ)):

@@ -44,10 +44,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. A service silent for ``lease_s`` counts as dead."""
+    """Seconds. A service silent for ``lease_s`` counts as dead. Why these: docs/architecture.md, "Liveness"."""
 
-    heartbeat_s: float = 0.3
-    lease_s: float = 1.2
+    heartbeat_s: float = 0.4
+    lease_s: float = 1.35
     drain_timeout_s: float = 30.0
 
 

@@ -21,7 +21,7 @@ from tests.simulation.loop import Process, VirtualLoop
 log = logging.getLogger(__name__)
 
 MODEL = "sim"
-TIMING = Timing(heartbeat_s=0.3, lease_s=1.2, drain_timeout_s=2.0)
+TIMING = Timing(drain_timeout_s=2.0)
 SUBJECTS = Subjects("sim")
 
 Build = Callable[[Context], Awaitable[App]]

@@ -21,11 +21,11 @@ SERVING_OPTIONS: tuple[Option, ...] = (
     Option("instance_id", str, "", "Name of this process; generated when empty.", EVERY),
     Option("health_host", str, "127.0.0.1", "Where /health, /ready and /metrics listen.", EVERY),
     Option("health_port", int, 0, "Their port; 0 picks a free one.", EVERY, minimum=0, maximum=65535),
-    Option("heartbeat_interval", float, 0.3, "Seconds between heartbeats.", EVERY, minimum=0.02),
+    Option("heartbeat_interval", float, 0.4, "Seconds between heartbeats.", EVERY, minimum=0.02),
     Option(
         "lease",
         float,
-        1.2,
+        1.35,
         "Seconds without a heartbeat after which a service counts as dead.",
         EVERY,
         minimum=0.1,

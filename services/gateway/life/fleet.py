@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.common.lifecycle import Timing
+from services.common.liveness import TRUSTED_INTERVALS
 from services.common.messages.events import READY, STOPPED, Heartbeat
 
 FOLLOWED = ("router", "worker", "detokenizer")  # nothing can be served without one of each
-# Own beats may be this many intervals late before silence says nothing about others any more.
-_TRUSTED_INTERVALS = 2.2
 
 
 @dataclass(slots=True)
@@ -55,7 +54,7 @@ class Fleet:
 
     def is_bus_trusted(self, now: float) -> bool:
         """Whether own heartbeats come back, so that the silence of others means something."""
-        return now - self._own_seen_at <= _TRUSTED_INTERVALS * self.timing.heartbeat_s
+        return now - self._own_seen_at <= TRUSTED_INTERVALS * self.timing.heartbeat_s
 
     def is_expired(self, seen_at: float, now: float) -> bool:
         """Whether something last heard of at ``seen_at`` has been silent for a lease on a bus that works."""

@@ -97,9 +97,28 @@ async def test_leases_are_renewed_while_a_worker_lives(start_kvstore, start_work
     worker = await start_worker()
     await worker.cache_prompt([1] * 8)
     await until_members(client, worker)
-    await client.pexpire("test:kv:w", 300)
-    await asyncio.sleep(0.5)
+    for _ in range(2):
+        await client.pexpire("test:kv:w", 2000)
+        deadline = asyncio.get_running_loop().time() + 10
+        while await client.pttl("test:kv:w") <= 2000:
+            assert asyncio.get_running_loop().time() < deadline, "the lease was not renewed"
+            await asyncio.sleep(0.01)
     assert await members(client) == set(worker.blocks)
+
+
+async def test_a_redis_that_lost_everything_is_noticed_though_nothing_changes(
+    start_kvstore, start_worker, client
+):
+    await start_kvstore()
+    worker = await start_worker()
+    await worker.cache_prompt([1] * 8)
+    await until_members(client, worker)
+    await client.flushall()
+    await until_members(client, worker)
+    deadline = asyncio.get_running_loop().time() + 10
+    while not await client.hexists("test:kv:workers", "w"):  # it is listed after its blocks are there
+        assert asyncio.get_running_loop().time() < deadline, "Redis does not list the worker again"
+        await asyncio.sleep(0.01)
 
 
 async def test_a_dead_workers_entries_vanish(start_kvstore, start_worker, client):

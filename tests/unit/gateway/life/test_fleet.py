@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from services.common.lifecycle import Timing
 from services.common.messages.events import DRAINING, READY, STOPPED, Heartbeat, WorkerLoad
 from services.gateway.life.fleet import Fleet
@@ -47,6 +49,50 @@ def test_everybody_has_one_lease_after_the_bus_came_back() -> None:
         hear(fleet, 10.0 + 0.3 * i)
         gone = fleet.remove_expired(10.0 + 0.3 * i)
         assert gone == ([("worker", "w1")] if i == 5 else [])
+
+
+DEFAULT = Timing()
+PHASES = [DEFAULT.heartbeat_s * i / 20 for i in range(21)]
+
+
+def play(beats: list[tuple[float, str]], until: float) -> list[float]:
+    """When a gateway with the default timing, which looks every 0.05 s, takes the worker w1 for dead."""
+    fleet, deaths = Fleet("m", DEFAULT, random.Random(0)), []
+    for at, who in sorted([*beats, *((0.05 * i, "tick") for i in range(round(until / 0.05)))]):
+        if who == "own":
+            fleet.on_own_beat(at)
+        elif who == "w1":
+            fleet.on_heartbeat(beat("worker", "w1"), at)
+        elif fleet.remove_expired(at):
+            deaths.append(at)
+    return deaths
+
+
+def beats_of(who: str, phase: float, until: float) -> list[tuple[float, str]]:
+    return [
+        (phase + DEFAULT.heartbeat_s * i, who) for i in range(99) if phase + DEFAULT.heartbeat_s * i < until
+    ]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_death_is_seen_within_1_5_s(phase: float) -> None:
+    deaths = play([*beats_of("own", 0.0, 9.0), *beats_of("w1", phase, 4.0)], 9.0)
+    assert len(deaths) == 1
+    assert 4.0 < deaths[0] < 5.5
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_two_beats_lost_in_a_row_are_no_death(phase: float) -> None:
+    heard = [(at, who) for i, (at, who) in enumerate(beats_of("w1", phase, 9.0)) if i % 3 == 0]
+    assert play([*beats_of("own", 0.0, 9.0), *heard], 9.0) == []
+
+
+@pytest.mark.parametrize("own_phase", PHASES)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_bus_that_stops_at_any_moment_makes_nobody_dead(phase: float, own_phase: float) -> None:
+    stopped_at, back_at = 4.0, 9.0
+    heard = [*beats_of("own", own_phase, 12.0), *beats_of("w1", phase, 12.0)]
+    assert play([(at, who) for at, who in heard if not stopped_at < at < back_at], 12.0) == []
 
 
 def test_a_restart_and_a_stop_tell_that_all_is_gone() -> None:
