@@ -12,6 +12,9 @@ SERVICES = ("gateway", "router", "worker", "detokenizer")
 FAULTS_END_S = 5.0  # by then every fault has ceased, restarts included
 # From one fault in an otherwise healthy deployment: 1.5 s to notice it and 1 s to resume (docs/reliability.md).
 MAX_STALL_S = 2.5
+# Where every tenth frame may be lost, so may be replays in a row: after three of them the fourth is asked for
+# 0.25 + 0.5 + 1 + 2 s after the first loss (Patience, services/gateway/life/spec.py).
+MAX_LOSSY_STALL_S = 4.5
 
 
 class Kind(Enum):
@@ -91,13 +94,21 @@ def make_plan(seed: int) -> Plan:
     """Two worlds in ten have a single kind of trouble, so that their clients' waits can be judged."""
     rng = random.Random(f"plan {seed}")
     if seed % 10 == 0:
-        return _calm_plan(seed, rng, faults=(_single_fault(rng),), noise=Noise())
+        return _calm_plan(seed, rng, MAX_STALL_S, faults=(_single_fault(rng),))
     if seed % 10 == 5:
-        return _calm_plan(seed, rng, faults=(), noise=Noise(lose=rng.uniform(0.0, 0.1), only=".frames"))
+        noise = Noise(lose=rng.uniform(0.0, 0.1), only=".frames")
+        return _calm_plan(seed, rng, MAX_LOSSY_STALL_S, noise=noise)
     return _rough_plan(seed, rng)
 
 
-def _calm_plan(seed: int, rng: random.Random, *, faults: tuple[Fault, ...], noise: Noise) -> Plan:
+def _calm_plan(
+    seed: int,
+    rng: random.Random,
+    max_stall_s: float,
+    *,
+    faults: tuple[Fault, ...] = (),
+    noise: Noise = Noise(),
+) -> Plan:
     """Two of everything, and so little to do that nobody waits for room."""
     asks = tuple(
         Ask(
@@ -110,7 +121,7 @@ def _calm_plan(seed: int, rng: random.Random, *, faults: tuple[Fault, ...], nois
         )
         for i in range(2)
     )
-    return Plan(seed, dict.fromkeys(SERVICES, 2), noise, asks, faults, max_stall_s=MAX_STALL_S)
+    return Plan(seed, dict.fromkeys(SERVICES, 2), noise, asks, faults, max_stall_s)
 
 
 def _single_fault(rng: random.Random) -> Fault:
