@@ -6,6 +6,7 @@ covers what else decides the KV values or who may share them: adapter, images, t
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,8 @@ def chain_root(*, adapter: str = "", cache_salt: str = "", image_hashes: Sequenc
 
 def hash_block(parent: bytes, ids: Sequence[int]) -> bytes:
     """The 16-byte name of a full block with these token ids after ``parent``."""
-    return blake2b(_pack(ids), key=parent, digest_size=HASH_BYTES).digest()
+    packed = struct.pack(f"<{len(ids)}i", *ids)
+    return blake2b(packed, key=parent, digest_size=HASH_BYTES).digest()
 
 
 def hash_blocks(root: bytes, ids: Sequence[int], block_size: int) -> list[bytes]:

@@ -2,14 +2,17 @@
 
 A wire type is a dataclass made by ``@message``. On the wire it is a msgpack map from field name to value;
 a sequence annotated ``Ids`` travels as packed little-endian int32 and ``Floats`` as packed float32, because a
-prompt of 100,000 ids must not become 100,000 msgpack integers. Unknown fields are ignored and missing ones
-take their defaults, so services of neighbouring versions can talk. Whatever cannot be decoded raises
+prompt of 100,000 ids must not become 100,000 msgpack integers. Fields that hold their defaults are left out (most of
+a step's message is). Unknown fields are ignored and missing ones take their defaults, so services of neighbouring
+versions can talk. Whatever cannot be decoded raises
 ``DecodeError`` and nothing else: a decoder is fed by the network.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import operator
+import struct
 import sys
 import types
 import typing
@@ -33,6 +36,11 @@ Decode = Callable[[Any], Any]
 
 def pack(values: list[int] | list[float], kind: str) -> bytes:
     """Packs numbers as little-endian 4-byte items. Raises OverflowError outside the item's range."""
+    if kind == "int32":
+        try:
+            return struct.pack(f"<{len(values)}i", *values)  # a third of the time that an array takes
+        except struct.error as error:
+            raise OverflowError(str(error)) from None
     items = array(_TYPECODES[kind], values)
     if sys.byteorder == "big":
         items.byteswap()
@@ -59,11 +67,16 @@ def message(cls: type[M]) -> type[M]:
         for f in fields
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
-    encoders = [(name, encode) for name, (encode, _) in codecs.items()]
+    encoders = [(f.name, codecs[f.name][0], _default_of(f)) for f in fields]
+    values_of = _getter([f.name for f in fields])
     decoders = {name: decode for name, (_, decode) in codecs.items()}
 
     def to_map(value: Any) -> dict[str, Any]:
-        return {name: encode(getattr(value, name)) for name, encode in encoders}
+        found = {}
+        for (name, encode, default), item in zip(encoders, values_of(value), strict=True):
+            if item != default:
+                found[name] = encode(item)
+        return found
 
     def from_map(value: Any) -> M:
         if not isinstance(value, dict):
@@ -77,6 +90,25 @@ def message(cls: type[M]) -> type[M]:
     setattr(cls, _ENCODE, staticmethod(to_map))
     setattr(cls, _DECODE, staticmethod(from_map))
     return cls
+
+
+_NO_DEFAULT = object()  # differs from every value
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    """The value for which a field need not be written."""
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory in (list, dict):
+        return field.default_factory()
+    return _NO_DEFAULT
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Reads all fields of a message at once."""
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
 
 
 def encode(value: Any) -> bytes:

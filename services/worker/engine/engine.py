@@ -106,8 +106,9 @@ class Engine:
         if not self._under_way:
             self._last_at = self._clock()
         plan = self._scheduler.schedule()
-        if self._scheduler.on_trial() is not self._on_trial:
-            self._on_trial = self._scheduler.on_trial()
+        on_trial = self._scheduler.on_trial()
+        if on_trial is not self._on_trial:
+            self._on_trial = on_trial
             self._channel.send(OnTrial(self._on_trial.handle if self._on_trial else 0))
         if plan is not None:
             self._under_way.append((self._runner.launch(plan), _num_prefill_tokens(plan)))
@@ -215,7 +216,7 @@ def _prompt_logprobs(scores: PromptScores, ids: range, at: int, num_top: int) ->
 
 
 def _num_prefill_tokens(plan: StepPlan) -> int:
-    return plan.num_tokens - len(plan.decode_slots)
+    return sum(len(chunk.token_ids) for chunk in plan.prefills) if plan.prefills else 0
 
 
 def _end_row(output: StepOutput, handle: int, index: int, finish: int) -> None:

@@ -51,18 +51,24 @@ class DeviceHandle:
         if self._result is None:
             if self._event is not None:
                 self._wait(self._event)
-            ids, logprobs, top_ids, top_logprobs = (None if f is None else f.numpy() for f in self._fields)
-            prompt, self._prompt, self._fields = self._prompt, None, []
-            self._result = StepResult(
-                step=self._step,
-                slots=self._slots,
-                token_ids=np.empty(0, np.int32) if ids is None else ids.astype(np.int32),
-                logprobs=logprobs,
-                top_ids=None if top_ids is None else top_ids.astype(np.int32),
-                top_logprobs=top_logprobs,
-                prompt=None if prompt is None else PromptScores(*(field.numpy() for field in prompt)),
-            )
+            self._result = self._read()
         return self._result
+
+    def _read(self) -> StepResult:
+        ids, logprobs, top_ids, top_logprobs = self._fields
+        prompt, self._prompt, self._fields = self._prompt, None, []
+        token_ids = np.empty(0, np.int32) if ids is None else ids.numpy().astype(np.int32)
+        if logprobs is None and prompt is None:
+            return StepResult(self._step, self._slots, token_ids)
+        return StepResult(
+            step=self._step,
+            slots=self._slots,
+            token_ids=token_ids,
+            logprobs=_numpy(logprobs),
+            top_ids=None if top_ids is None else top_ids.numpy().astype(np.int32),
+            top_logprobs=_numpy(top_logprobs),
+            prompt=None if prompt is None else PromptScores(*(field.numpy() for field in prompt)),
+        )
 
     def _wait(self, event: torch.cuda.Event) -> None:
         try:
@@ -75,6 +81,10 @@ def step_failed(step: int, error: Exception) -> RunnerError:
     """Names the step and the cause. On cuda the cause may be in the step before: errors are told late."""
     first_line = str(error).partition("\n")[0]
     return RunnerError(f"step {step} failed: {type(error).__name__}: {first_line}")
+
+
+def _numpy(field: Tensor | None) -> Array | None:
+    return None if field is None else field.numpy()
 
 
 def _copy_to_host(tensor: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class _Layout:
     host: list[list[Array]]
     """By ring entry, by field."""
     device: dict[str, Tensor]
-    num_bytes: int
+    copies: list[tuple[Tensor, Tensor]]
+    """By ring entry, what is copied: (device buffer, host buffer), up to the last field's end."""
 
 
 class Staging:
@@ -79,11 +80,15 @@ class Staging:
         holds = None if version is None else (version, lengths[: self._steady.stop])
         fields = self._changing if holds is not None and holds == self._holds[entry] else range(len(views))
         for field in fields:
-            value = values[field]
-            views[field][: value.size] = value
+            value, view = values[field], views[field]
+            if value.size == view.size:
+                view[...] = value
+            elif value.size:
+                view[: value.size] = value
         self._holds[entry] = holds
         if self._cuda:
-            self._device[: layout.num_bytes].copy_(self._host[entry][: layout.num_bytes], non_blocking=True)
+            target, source = layout.copies[entry]
+            target.copy_(source, non_blocking=True)
             if copied is None:
                 copied = self._copied[entry] = torch.cuda.Event()
             copied.record()
@@ -109,7 +114,8 @@ class Staging:
                 views.append(buffer.numpy()[offset : offset + num_bytes].view(dtype))
             device[name] = self._device[offset : offset + num_bytes].view(TORCH_DTYPES[dtype])
             offset += -(-num_bytes // ALIGNMENT) * ALIGNMENT
-        return _Layout(host, device, offset)
+        copies = [(self._device[:offset], buffer[:offset]) for buffer in self._host]
+        return _Layout(host, device, copies)
 
 
 def upload(values: Array, device: torch.device) -> Tensor:

@@ -75,10 +75,13 @@ class SlotParameters:
             name: np.zeros(slots, kind) for name, kind in ROW_PARAMETERS.items()
         }
         self._min_tokens = np.zeros(slots, np.int64)
+        self._taken: tuple[Slots, int] | None = None
+        """What take_features last found, while nothing can have changed it."""
         self._set_numbers(max_slots, SlotSampling())
 
     def start(self, start: SlotStart) -> None:
         slot, sampling = start.slot, start.sampling
+        self._taken = None
         self.token_index[slot] = len(start.output_ids)
         self.num_logprobs[slot] = sampling.logprobs or 0
         self.features[slot] = features_of(sampling)
@@ -86,12 +89,18 @@ class SlotParameters:
         self._set_numbers(slot, sampling)
 
     def take_features(self, slots: Slots) -> int:
-        """What drawing these slots' next tokens needs; drops MIN_TOKENS where it has been met."""
+        """What drawing these slots' next tokens needs; drops MIN_TOKENS where it has been met.
+
+        A batch that stays the same comes with the same array, which its owner does not change.
+        """
+        if self._taken is not None and self._taken[0] is slots:
+            return self._taken[1]
         used = int(np.bitwise_or.reduce(self.features[slots], initial=0))
         if used & Feature.MIN_TOKENS:
             met = slots[self.token_index[slots] >= self._min_tokens[slots]]
             self.features[met] &= np.uint8(~Feature.MIN_TOKENS & 0xFF)
             used = int(np.bitwise_or.reduce(self.features[slots], initial=0))
+        self._taken = None if used & Feature.MIN_TOKENS else (slots, used)
         return used
 
     def slots_with(self, feature: int, slots: Slots) -> NDArray[np.bool_]:

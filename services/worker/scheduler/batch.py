@@ -36,6 +36,13 @@ class Batch:
         sequence.blocks += blocks
         sequence.capacity += len(blocks) * self._cache.block_size
 
+    def add_block_each(self, sequences: list[Sequence], blocks: list[int]) -> None:
+        """One more block for each of the sequences."""
+        size = self._cache.block_size
+        for sequence, block in zip(sequences, blocks, strict=True):
+            sequence.blocks.append(block)
+            sequence.capacity += size
+
     def start_decoding(self, sequence: Sequence) -> None:
         """Its prompt is planned to the end. A sweep() must follow."""
         sequence.state = State.DECODE

@@ -110,8 +110,21 @@ class Scheduler:
         for under_way in self._in_flight:
             self._publish_chunks(under_way)
         plan, step = StepPlan(self._next_step), _Step(self._next_step, [], [])
-        self._plan_decodes(plan, step)
-        budget = self.limits.prefill_budget(len(plan.decode_slots))
+        ending = self._plan_decodes(plan, step)
+        if self._batch.prefilling or (self._can_admit and self._waiting):
+            ending += self._plan_prompts(plan, step)
+        if not step.sampled and not step.chunks:
+            return None
+        if ending or step.chunks:
+            self._settle_states(step, ending)
+        self._next_step += 1
+        self._in_flight.append(step)
+        return plan
+
+    def _plan_prompts(self, plan: StepPlan, step: _Step) -> list[Sequence]:
+        """Gives what the decodes leave of the step to prompts. Returns those for whom this step is the last."""
+        num_decodes = len(plan.decode_slots)
+        budget = self.limits.prefill_budget(num_decodes)
         for sequence in self._batch.prefilling:
             if budget <= 0:
                 break
@@ -120,30 +133,29 @@ class Scheduler:
             estimate = MemoryEstimate(self._batch.running, self.cache, self.limits)
             while budget > 0 and (admitted := self._admit(budget, estimate, plan)) is not None:
                 budget -= self._plan_chunk(admitted, budget, plan, step)
-        if not step.sampled and not step.chunks:
-            return None
-        self._settle_states(step)
-        self._next_step += 1
-        self._in_flight.append(step)
-        return plan
+        return [s for s in step.sampled[num_decodes:] if s.num_planned == s.last_position]
 
-    def _plan_decodes(self, plan: StepPlan, step: _Step) -> None:
+    def _plan_decodes(self, plan: StepPlan, step: _Step) -> list[Sequence]:
+        """Returns those for whom this step is the last. What is done per row here is paid by every token."""
         needing = [s for s in self._batch.decoding if s.num_planned == s.capacity]
         stalled: set[int] = set()
         if len(needing) > self.cache.pool.num_free:
             needing, stalled = self._make_room(needing)
-        for sequence in needing:
-            blocks = self.cache.pool.allocate(1)
-            plan.set_blocks(sequence.slot, len(sequence.blocks), blocks)
-            self._batch.add_blocks(sequence, blocks)
-        number = plan.step
-        step.sampled = (
-            [s for s in self._batch.decoding if s.slot not in stalled] if stalled else self._batch.decoding[:]
-        )
+        if needing:
+            plan.table_slots = [s.slot for s in needing]
+            plan.table_columns = [len(s.blocks) for s in needing]
+            plan.table_blocks = self.cache.pool.allocate(len(needing))
+            self._batch.add_block_each(needing, plan.table_blocks)
+        number, ending = plan.step, []
+        decoding = self._batch.decoding
+        step.sampled = [s for s in decoding if s.slot not in stalled] if stalled else decoding[:]
         plan.decode_slots = [s.slot for s in step.sampled]
         for sequence in step.sampled:
-            sequence.num_planned += 1
+            sequence.num_planned = planned = sequence.num_planned + 1
             sequence.last_step = number
+            if planned == sequence.last_position:
+                ending.append(sequence)
+        return ending
 
     def _make_room(self, needing: list[Sequence]) -> tuple[list[Sequence], set[int]]:
         """Preempts until the rest fits, now or once the steps under way are done.
@@ -188,18 +200,14 @@ class Scheduler:
         sequence.last_step = plan.step
         return size
 
-    def _settle_states(self, step: _Step) -> None:
+    def _settle_states(self, step: _Step, ending: list[Sequence]) -> None:
         """Moves on those whose prompt or whose last position is now planned."""
-        has_moved, prefill = False, State.PREFILL
-        for sequence in step.sampled:
-            if sequence.num_planned == sequence.last_position:
-                self._leave(sequence, State.ENDING)
-                has_moved = True
-            elif sequence.state is prefill:
+        for sequence in ending:
+            self._leave(sequence, State.ENDING)
+        for sequence, end in step.chunks:
+            if end == sequence.target and sequence.state is State.PREFILL:
                 self._batch.start_decoding(sequence)
-                has_moved = True
-        if has_moved:
-            self._batch.sweep()
+        self._batch.sweep()
 
     # ---- admission
 
@@ -274,26 +282,36 @@ class Scheduler:
 
     def _append_ids(self, sampled: list[Sequence], tokens: list[int], outcome: StepOutcome) -> None:
         """The one pass over all rows of a step; what is done per row here is paid by every token."""
-        finished, size = State.FINISHED, self.cache.block_size
-        handles, index, out_ids, rows = outcome.handles, outcome.index, outcome.ids, outcome.result_rows
-        for row, (sequence, token) in enumerate(zip(sampled, tokens, strict=True)):
-            if sequence.state is finished:
-                continue  # cancelled, or ended by the id before: this one was drawn in vain
+        outcome.result_rows = list(range(len(sampled)))
+        if (
+            self._batch.leaving
+        ):  # only then can one have been cancelled, or ended by the id before: drawn in vain
+            finished = State.FINISHED
+            outcome.result_rows = [row for row in outcome.result_rows if sampled[row].state is not finished]
+            sampled = [sampled[row] for row in outcome.result_rows]
+            tokens = [tokens[row] for row in outcome.result_rows]
+        outcome.handles = [sequence.handle for sequence in sampled]
+        outcome.ids = tokens
+        add_index = outcome.index.append
+        for sequence, token in zip(sampled, tokens, strict=True):
             ids = sequence.ids
             length = len(ids)
-            if not length % size:
-                self._publish(sequence, length)
             ids.append(token)
-            position = length - sequence.num_prompt
-            handles.append(sequence.handle)
-            index.append(position)
-            out_ids.append(token)
-            rows.append(row)
-            if token in sequence.stop_ids or position + 1 >= sequence.max_tokens:
-                finish = sequence.finish()
-                if finish != frames.RUNNING:
-                    outcome.finish[len(rows) - 1] = finish
-                    self._leave(sequence, finished)
+            add_index(length - sequence.num_prompt)
+            if length >= sequence.notice_at or token in sequence.stop_ids:
+                self._notice(sequence, length, len(outcome.index) - 1, outcome)
+
+    def _notice(self, sequence: Sequence, length: int, row: int, outcome: StepOutcome) -> None:
+        """What an id after ``length`` others may mean: a block is full, or the sequence ends."""
+        size, last = self.cache.block_size, sequence.last_position
+        if not length % size:
+            self._publish(sequence, length)
+        sequence.notice_at = min((length // size + 1) * size, last)
+        if length >= last or sequence.ids[-1] in sequence.stop_ids:
+            finish = sequence.finish()
+            if finish != frames.RUNNING:
+                outcome.finish[row] = finish
+                self._leave(sequence, State.FINISHED)
 
     def _publish_chunks(self, step: _Step) -> None:
         """Lets later steps find the full blocks of this step's prompts: plans run strictly in order."""
@@ -306,11 +324,11 @@ class Scheduler:
     def _publish(self, sequence: Sequence, num_computed: int) -> None:
         """Names the full blocks of the first ``num_computed`` positions, whose ids must be known."""
         sequence.chain.extend(sequence.ids, num_computed)
-        names = sequence.chain.names
+        names, computing = sequence.chain.names, self._computing
         for i in range(sequence.num_published, num_computed // self.cache.block_size):
             self.cache.publish(sequence.blocks[i], names[i])
-            if self._computing.get(names[i]) is sequence:
-                del self._computing[names[i]]
+            if computing and computing.get(names[i]) is sequence:
+                del computing[names[i]]
             sequence.num_published = i + 1
 
     # ---- leaving

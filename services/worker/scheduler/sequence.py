@@ -46,6 +46,9 @@ class Sequence:
     num_planned: int = 0
     num_published: int = 0  # blocks that are named in the cache
     num_shared: int = 0  # blocks that others used already when this one was admitted
+    notice_at: int = (
+        0  # with fewer ids, one more is only noted: no block is full, and it cannot be the last one
+    )
     last_step: int = -1  # the last step that names it
     cached_tokens: int = -1  # prompt ids found in the cache at the first admission
     last_position: int = field(init=False)  # KV positions that it needs at most: the last id drawn needs none
