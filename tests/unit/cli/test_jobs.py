@@ -113,7 +113,7 @@ def test_counts_are_summed_and_what_failed_beside_is_shown_whole(tmp_path: Path)
 
 def test_every_folder_of_tests_but_the_containers_is_run_once(tmp_path: Path):
     waiting, computing = groups(REPO / "tests")
-    assert [job.name for job in waiting] == ["e2e", "faults", "integration"]
+    assert [job.name for job in waiting] == ["e2e", "faults", "gpu", "integration"]
     assert [job.name for job in computing] == ["simulation", "unit", "kernels"]
     (tmp_path / "new" / "deep").mkdir(parents=True)
     (tmp_path / "new" / "deep" / "test_x.py").touch()
