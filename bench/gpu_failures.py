@@ -46,7 +46,6 @@ MAX_CRASHES = 3  # engines that one request may take with it, as in services/gat
 NUM_CLIENTS = 8
 
 ENGINE, FURTHER_RANK = "services.worker.engine.rank_main", "services.worker.runner.rank"
-REASONS = ("the engine died", "was killed by")
 Strike = Callable[["System"], Awaitable[None]]
 
 
@@ -164,13 +163,14 @@ async def measure(system: System, name: str, strike: Strike) -> Row:
 
 
 def reason_in(system: System, log_from: int, printed_from: int) -> str:
-    """The first line that names a reason: in the worker's log, or in what `up` says of a worker that could not."""
-    new = (
-        system.log_path.read_bytes()[log_from:].decode(errors="replace")
-        + system.stack.output()[printed_from:]
-    )
-    found = (line.strip() for reason in REASONS for line in new.splitlines() if reason in line)
-    return next(found, "")
+    """The line of the worker's log that names the reason, or of what `up` says of a worker that could not write it."""
+    log = system.log_path.read_bytes()[log_from:].decode(errors="replace").splitlines()
+    said = [line for line in log if "the engine died" in line]
+    # Below its line `up` shows the end of the log, in which older deaths may stand.
+    said += [
+        line for line in system.stack.output()[printed_from:].splitlines() if f"{WORKER} was killed" in line
+    ]
+    return said[0].strip() if said else ""
 
 
 def judge(row: Row, any_bytes: bool) -> None:
