@@ -76,21 +76,23 @@ class FlashAttention3:
         out: torch.Tensor,
     ) -> None:
         library = importlib.import_module("flash_attn_interface")
-        split = meta.num_decodes  # each decode row has one token: prefill queries begin at token `split` too
+        split = meta.num_decodes
         window = (-1, -1) if sliding_window is None else (sliding_window - 1, 0)
         result = library.flash_attn_with_kvcache(
-            q[split:],
+            q,
             k_cache,
             v_cache,
             cache_seqlens=meta.seq_lens[split:],
             page_table=meta.block_tables[split:],
-            cu_seqlens_q=meta.query_start[split:] - split,
+            cu_seqlens_q=meta.query_start[split:],
             max_seqlen_q=meta.max_query_len,
             softmax_scale=scale,
             causal=True,
             window_size=window,
         )
-        out[split:].copy_(result)
+        # Rows of decodes may be padded, tokens are not: only the device knows which token is the first of a chunk.
+        is_chunk = torch.arange(len(q), device=q.device) >= meta.query_start[split]
+        torch.where(is_chunk[:, None, None], result, out, out=out)
 
 
 BACKENDS: tuple[PrefillBackend, ...] = (FlashAttention3(),)

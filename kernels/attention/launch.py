@@ -215,6 +215,7 @@ def paged_attention_triton(
 ) -> torch.Tensor:
     """See `kernels.attention.paged_attention`."""
     out = torch.empty_like(q)
+    # Decodes first: their padding rows write to tokens that belong to chunks.
     if meta.num_decodes:
         config = decode or decode_config(q.device)
         decode_triton(q, k_cache, v_cache, meta, scale, sliding_window, out, config)

@@ -50,7 +50,8 @@ class AttentionMeta:
 
     block_tables:  [R, max_blocks] int32, the cache blocks of each row in order.
     seq_lens:      [R] int32, context length including this step's tokens; 0 marks a padding row.
-    query_start:   [R + 1] int32, prefix sums of the rows' query lengths.
+    query_start:   [R + 1] int32, prefix sums of the rows' query lengths. Decode row r has token r; padding rows among
+                   the decodes have none, so chunks follow the real decodes' tokens.
     max_query_len, max_seq_len: host integers, upper bounds over the rows. Kernels choose grids from them and never
                    read `seq_lens` on the host.
     workspace:     needed on CUDA when there are decode rows; see `make_workspace`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -68,6 +68,31 @@ def attention_case(
     return AttentionCase(
         random(sum(query_lens), heads[0], head_dim), random(*cache), random(*cache), meta, head_dim**-0.5
     )
+
+
+def padded_as_captured(case: AttentionCase, decodes: int, chunks: int, tokens: int) -> AttentionCase:
+    """`case` as a captured step has it: its rows padded to so many decodes and chunks, its tokens at the end."""
+    meta, real = case.meta, case.meta.num_decodes
+
+    def pad(values: torch.Tensor, fill: int) -> torch.Tensor:
+        def filled(count: int) -> torch.Tensor:
+            return torch.full_like(values[:1], fill).expand(count, *values.shape[1:])
+
+        chunk_rows = len(values) - real
+        return torch.cat([values[:real], filled(decodes - real), values[real:], filled(chunks - chunk_rows)])
+
+    query_lens = pad(meta.query_start.diff(), 0)
+    padded = replace(
+        meta,
+        block_tables=pad(meta.block_tables, 0),
+        seq_lens=pad(meta.seq_lens, 0),
+        query_start=torch.cat([query_lens.new_zeros(1), query_lens.cumsum(0).int()]),
+        num_decodes=decodes,
+        max_query_len=tokens,
+        max_seq_len=2 * meta.max_seq_len,
+    )
+    garbage = torch.full_like(case.q[:1], float("nan")).expand(tokens - len(case.q), *case.q.shape[1:])
+    return replace(case, q=torch.cat([case.q, garbage]), meta=padded)
 
 
 def attention_answer(case: AttentionCase, sliding_window: int | None = None) -> torch.Tensor:

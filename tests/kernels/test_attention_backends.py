@@ -58,6 +58,6 @@ def test_flash_attention_gets_the_prefill_rows_of_a_mixed_batch(monkeypatch: pyt
     FlashAttention3().run(torch.zeros(6, 2, 8), cache, cache, meta, 0.5, 4, out)
     assert out[0].eq(0).all()
     assert out[1:].eq(1).all()
-    assert calls[0]["cu_seqlens_q"].tolist() == [0, 3, 5]
+    assert calls[0]["cu_seqlens_q"].tolist() == [1, 4, 6]
     assert calls[0]["cache_seqlens"].tolist() == [5, 7]
     assert calls[0]["window_size"] == (3, 0)

@@ -1,10 +1,20 @@
 """Paged attention kernels in Triton's interpreter (or on a GPU) against float64."""
 
+from functools import partial
+
 import pytest
 import torch
-from helpers import DEVICE, HALF, TOLERANCE, attention_answer, attention_case, relative_error
+from helpers import (
+    DEVICE,
+    HALF,
+    TOLERANCE,
+    attention_answer,
+    attention_case,
+    padded_as_captured,
+    relative_error,
+)
 
-from kernels.attention import make_workspace
+from kernels.attention import make_workspace, paged_attention
 
 pytest.importorskip("triton")
 from kernels.attention import hopper_launch
@@ -45,6 +55,21 @@ def test_padding_rows_give_finite_output_and_change_no_other_row() -> None:
     out = paged_attention_triton(case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, DECODE)
     assert out.isfinite().all()
     assert relative_error(out[1], attention_answer(case)[1]) < TOLERANCE[HALF]
+
+
+@pytest.mark.parametrize("head_dim", [16, 128])
+@pytest.mark.parametrize("specialized_from", [None, 1])
+@pytest.mark.parametrize("batch", [([40, 3], [(18, 30), (2, 2)]), ([], [(18, 30)]), ([7, 5, 9], [(1, 4)])])
+def test_a_captured_step_pads_rows_of_decodes_and_chunks_but_not_the_tokens_between(
+    batch: tuple[list[int], list[tuple[int, int]]], specialized_from: int | None, head_dim: int
+) -> None:
+    workspace = make_workspace(8, 4, 2, head_dim, DEVICE, max_splits=8)
+    case = attention_case(*batch, head_dim=head_dim, dtype=HALF, device=DEVICE, workspace=workspace)
+    config = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2, specialized_from=specialized_from)
+    step = padded_as_captured(case, decodes=8, chunks=3, tokens=40)
+    for attention in (paged_attention, partial(paged_attention_triton, decode=DECODE, prefill=config)):
+        out = attention(step.q, step.k_cache, step.v_cache, step.meta, step.scale)
+        assert relative_error(out[: len(case.q)], attention_answer(case)) < TOLERANCE[HALF]
 
 
 def test_more_splits_for_fewer_programs_and_longer_rows() -> None:

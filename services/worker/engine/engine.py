@@ -54,7 +54,6 @@ def scheduler_limits(info: RunnerInfo, config: EngineConfig) -> Limits:
         can_chunk=config.can_chunk,
         conservativeness=config.conservativeness,
         max_mixed_tokens=config.max_mixed_tokens,
-        small_mixed_step=info.small_mixed_step,
     )
 
 

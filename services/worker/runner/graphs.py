@@ -1,4 +1,4 @@
-"""CUDA graphs of whole steps, by size: decode steps by rows, and steps of one chunk by tokens.
+"""CUDA graphs of whole steps, by size: decode steps by rows, and steps with prompt chunks by StepShape.
 
 A step's first graph runs from the last tokens to the final hidden states, its second from there to the drawn tokens.
 The second exists once per kind of sampling; steps whose sampling is of no captured kind run it eagerly.
@@ -6,36 +6,23 @@ The second exists once per kind of sampling; steps whose sampling is of no captu
 
 from __future__ import annotations
 
-import bisect
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from kernels.sampling import SampleOutput
+from services.worker.runner.shapes import StepShape
 from services.worker.sampling.parameters import Feature
 
 Captured = TypeVar("Captured")
+Size = TypeVar("Size", int, StepShape)
 
 SAMPLING_KINDS = (0, Feature.TEMPERATURE, Feature.TEMPERATURE | Feature.TOP)
-
-
-# A lone chunk of a prompt of up to so many tokens is replayed: launching its kernels one by one takes longer than they
-# do. Padding wastes up to one step of this list; 512 tokens keep the device busy longer than launching takes.
-CHUNK_SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-
-
-def bucket_sizes(
-    max_batch_size: int, split_batch_size: int, grow_step_size: int, max_slots: int
-) -> list[int]:
-    """Every size up to split_batch_size, then every grow_step_size-th; none above max_batch_size or max_slots."""
-    largest = min(max_batch_size, max_slots)
-    sizes = {*range(1, min(split_batch_size, largest) + 1), *range(split_batch_size, largest, grow_step_size)}
-    return sorted(sizes | {largest}) if largest else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +32,24 @@ class _Step:
     samples: dict[int, tuple[torch.cuda.CUDAGraph, SampleOutput]]
 
 
-class StepGraphs:
+class StepGraphs(Generic[Size]):
     """The graphs and their static results. All share one memory pool, so only one step's may be in use at a time."""
 
     def __init__(
         self,
-        sizes: list[int],
-        forward: Callable[[int], Tensor],
-        finish: Callable[[int, Tensor, int], SampleOutput],
-        before: Callable[[int], None],
+        sizes: Sequence[Size],
+        forward: Callable[[Size], Tensor],
+        finish: Callable[[Size, Tensor, int], SampleOutput],
+        before: Callable[[Size], None],
     ) -> None:
-        """Captures largest first, so that smaller graphs fit into memory that larger ones freed.
+        """`sizes` ascend; the largest is captured first, so that smaller graphs fit into memory that it freed.
 
         forward(size) enqueues a step up to the hidden states of the rows that sample; finish(size, hidden, kind) draws from them;
         before(size) puts the inputs of a step of padding rows in place. Each is run once outside the capture:
         kernels are compiled and loaded there.
         """
-        self._sizes = sizes
-        self._steps: dict[int, _Step] = {}
+        self.sizes: Sequence[Size] = sizes
+        self._steps: dict[Size, _Step] = {}
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -81,18 +68,13 @@ class StepGraphs:
             gc.enable()
         torch.cuda.current_stream().wait_stream(stream)
 
-    def bucket(self, count: int) -> int | None:
-        """The smallest captured size that holds `count` rows or tokens, or None if there is none."""
-        place = bisect.bisect_left(self._sizes, count)
-        return self._sizes[place] if place < len(self._sizes) else None
-
-    def forward(self, size: int) -> Tensor:
+    def forward(self, size: Size) -> Tensor:
         """Replays up to the hidden states, which the next replay overwrites."""
         step = self._steps[size]
         step.forward.replay()
         return step.hidden
 
-    def finish(self, size: int, features: int) -> SampleOutput | None:
+    def finish(self, size: Size, features: int) -> SampleOutput | None:
         """Replays the sampling after `forward`, or returns None if its kind was not captured."""
         captured = self._steps[size].samples.get(features)
         if captured is None:
@@ -102,7 +84,10 @@ class StepGraphs:
 
 
 def _capture_step(
-    size: int, forward: Callable[[int], Tensor], finish: Callable[[int, Tensor, int], SampleOutput], pool: Any
+    size: Size,
+    forward: Callable[[Size], Tensor],
+    finish: Callable[[Size, Tensor, int], SampleOutput],
+    pool: Any,
 ) -> _Step:
     graph, hidden = _capture(lambda: forward(size), pool)
     samples = {kind: _capture(partial(finish, size, hidden, kind), pool) for kind in SAMPLING_KINDS}

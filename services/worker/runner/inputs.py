@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.worker.runner.plan import StepPlan
-from services.worker.runner.slots import Array, Rows
+from services.worker.runner.shapes import MAX_CHUNKS, StepShape
+from services.worker.runner.slots import NO_ROWS, Array, Rows
 from services.worker.runner.staging import ALIGNMENT
 from services.worker.sampling.parameters import ROW_PARAMETERS, SlotParameters
 
@@ -35,7 +36,7 @@ _ZERO = np.zeros(1, np.int64)
 
 def staging_bytes(max_step_tokens: int, max_slots: int, max_writes: int) -> int:
     """Room for the largest step, with every field's start aligned."""
-    counts = {"token": max_step_tokens + max_slots, "row": max_slots + 1, "write": max_writes}
+    counts = {"token": max_step_tokens + max_slots, "row": max_slots + MAX_CHUNKS + 1, "write": max_writes}
     size = 0
     for name, dtype in FIELDS.items():
         kind = "token" if name in _TOKEN_FIELDS else "write" if name in _TABLE_FIELDS else "row"
@@ -50,18 +51,11 @@ def decode_lengths(size: int, writes: int) -> tuple[int, ...]:
     )
 
 
-def chunk_lengths(size: int, writes: int) -> tuple[int, ...]:
-    """The lengths of FIELDS in a step of one chunk of `size` tokens, padding included."""
-    return tuple(
-        size
-        if name in _TOKEN_FIELDS
-        else writes
-        if name in _TABLE_FIELDS
-        else 2
-        if name == "query_start"
-        else 1
-        for name in FIELDS
-    )
+def mixed_lengths(shape: StepShape, writes: int) -> tuple[int, ...]:
+    """The lengths of FIELDS in a captured step with chunks, padding included, and `writes` table writes."""
+    others = {"query_start": shape.rows + 1} | dict.fromkeys(_TOKEN_FIELDS, shape.tokens)
+    others |= dict.fromkeys(_TABLE_FIELDS, writes)
+    return tuple(others.get(name, shape.rows) for name in FIELDS)
 
 
 def writes_room(writes: int) -> int:
@@ -113,39 +107,59 @@ def table_writes(index: Array, blocks: list[int], spare_index: int) -> list[Arra
 
 
 def mixed_values(
-    plan: StepPlan, rows: Rows, rope_rows: Array, parameters: SlotParameters, writes: list[Array]
+    plan: StepPlan,
+    rows: Rows,
+    rope_rows: Array,
+    parameters: SlotParameters,
+    writes: list[Array],
+    shape: StepShape | None,
 ) -> list[Array]:
-    """The numbers of a step with chunks, in the order of FIELDS. rope_rows: [T], from RopeRows.place."""
-    decodes = np.zeros(len(plan.decode_slots), np.int64)  # filled in on the device
-    ends = np.cumsum(rows.query_lens)
+    """The numbers of a step with chunks, in the order of FIELDS. rope_rows: [T], from RopeRows.place.
+
+    A decode's id is ~slot: the device has it. Padded to `shape`: decode rows without context, chunks and, after the
+    last token, tokens of no row. Tokens have no padding in between: the first chunk's come right after the decodes'.
+    """
+    ids = [~rows.slots[: len(plan.decode_slots)], *(chunk.token_ids for chunk in plan.prefills)]
     sampled_slots = rows.slots[rows.sampled]
+    last_tokens = np.cumsum(rows.query_lens)[rows.sampled] - 1
+    tokens = [np.concatenate(ids), rope_rows, rows.slot_mapping]
+    slots, seq_lens, query_lens = rows.slots, rows.seq_lens, rows.query_lens
+    if shape is not None:
+        scratch = parameters.max_slots
+        tokens = [_pad(values, shape.tokens, fill) for values, fill in zip(tokens, (0, 0, -1), strict=True)]
+        sampled_slots, last_tokens = (
+            _pad(sampled_slots, shape.rows, scratch),
+            _pad(last_tokens, shape.rows, 0),
+        )
+        slots, seq_lens, query_lens = (
+            _pad_rows(values, len(plan.decode_slots), shape, fill)
+            for values, fill in ((slots, scratch), (seq_lens, 0), (query_lens, 0))
+        )
     return [
-        np.concatenate([decodes, *(chunk.token_ids for chunk in plan.prefills)]),
-        rope_rows,
-        rows.slot_mapping,
-        rows.seq_lens,
+        *tokens,
+        seq_lens,
         parameters.token_index[sampled_slots],
-        rows.slots,
-        np.concatenate((_ZERO, ends)),
-        ends[rows.sampled] - 1,
+        slots,
+        np.concatenate((_ZERO, np.cumsum(query_lens))),
+        last_tokens,
         sampled_slots,
         *(values[sampled_slots] for values in parameters.numbers.values()),
         *writes,
     ]
 
 
-def chunk_values(values: list[Array], size: int) -> list[Array]:
-    """The `mixed_values` of one chunk with its tokens padded to `size`: padding is stored nowhere."""
-    ids, positions, slot_mapping, *rest = values
-    return [_pad(ids, size, 0), _pad(positions, size, 0), _pad(slot_mapping, size, -1), *rest]
+def empty_step(shape: StepShape, parameters: SlotParameters) -> list[Array]:
+    """The numbers of a step that is all padding."""
+    return mixed_values(StepPlan(0), NO_ROWS, _NONE, parameters, [_NONE, _NONE], shape)
 
 
-def empty_chunk(size: int, parameters: SlotParameters) -> list[Array]:
-    """The numbers of a step of one chunk without tokens, padded to `size`, in the padding rows' slot."""
-    scratch = np.full(1, parameters.max_slots, np.int64)
-    numbers = [values[scratch] for values in parameters.numbers.values()]
-    rows = [_ZERO, _ZERO, scratch, np.zeros(2, np.int64), _ZERO, scratch, *numbers]
-    return chunk_values([_NONE, _NONE, _NONE, *rows, _NONE, _NONE], size)
+def _pad_rows(values: Array, num_decodes: int, shape: StepShape, fill: int) -> Array:
+    """Pads the decode rows and the chunks of `values`, each to the shape's number of them."""
+    padded = np.full(shape.rows, fill, values.dtype)
+    padded[:num_decodes] = values[:num_decodes]
+    chunks = values[num_decodes:]
+    padded[shape.decodes : shape.decodes + len(chunks)] = chunks
+    return padded
 
 
 def _pad(values: Array, size: int, fill: int) -> Array:

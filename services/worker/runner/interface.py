@@ -7,9 +7,6 @@ from typing import Protocol
 
 from services.worker.runner.plan import StepPlan, StepResult
 
-SMALL_MIXED_STEP = 512
-"""Tokens: about from here on a step is no longer bound by reading the weights."""
-
 
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
@@ -30,8 +27,6 @@ class RunnerInfo:
     dtype: str
     device: str
     num_params: int
-    small_mixed_step: int = SMALL_MIXED_STEP
-    """Tokens of a step with chunks below which it takes no less time: the device would wait for its launches."""
     max_shared_prompt: int | None = None
     """The KV of longer prompts depends on their length (RoPE type "dynamic"): they share blocks only with prompts
     just as long. None: no such limit."""

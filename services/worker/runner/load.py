@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +19,11 @@ from services.worker.models.register import load_config, model_class
 from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.dynamic_rope import RopeRows, has_long_prompts
-from services.worker.runner.graphs import CHUNK_SIZES, bucket_sizes
-from services.worker.runner.interface import SMALL_MIXED_STEP, RunnerInfo
+from services.worker.runner.interface import RunnerInfo
 from services.worker.runner.memory import PoolLimits, cpu_blocks, cuda_blocks
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
+from services.worker.runner.shapes import decode_sizes, mixed_shapes
 from services.worker.sampling.history import PenaltyCounts
 from services.worker.weights import open_weights
 
@@ -89,23 +88,21 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
     """Sizes the pool and captures the graphs. Every rank calls it; they agree on the smallest pool."""
     model_config = loaded.model.config
     limits = pool_limits(config, loaded)
-    small_mixed_step = SMALL_MIXED_STEP
     if loaded.device.type == "cuda":
         blocks = cuda_blocks(limits, loaded.device, lambda: run_largest_step(config, loaded))
-        small_mixed_step = measure_small_mixed_step(config, loaded)
     else:
         blocks = cpu_blocks(limits)
     blocks = loaded.tp.smallest(blocks, loaded.device)
     runner = new_runner(config, loaded, blocks)
     if loaded.device.type == "cuda" and config.cudagraph:
-        sizes = bucket_sizes(
+        sizes = decode_sizes(
             config.graph_max_batch_size,
             config.graph_split_batch_size,
             config.graph_grow_step_size,
             config.max_slots,
         )
-        longest = min(config.max_step_tokens, loaded.max_model_len)
-        runner.capture_graphs(sizes, [size for size in CHUNK_SIZES if size <= longest])
+        shapes = mixed_shapes(config.max_step_tokens, loaded.max_model_len, max(sizes, default=0))
+        runner.capture_graphs(sizes, shapes)
     return runner, RunnerInfo(
         num_blocks=blocks,
         block_size=config.block_size,
@@ -118,7 +115,6 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         num_params=model_config.num_params,
-        small_mixed_step=small_mixed_step,
         max_shared_prompt=model_config.rope.max_position
         if has_long_prompts(model_config.rope, loaded.max_model_len)
         else None,
@@ -191,41 +187,6 @@ def run_largest_step(config: RunnerConfig, loaded: LoadedModel) -> None:
         for sampling in _KINDS_OF_SAMPLING:
             runner.launch(_scratch_step([1, 1], [], sampling)).result()
             runner.launch(_scratch_step([1], [1], sampling)).result()
-
-
-SMALL_MIXED_STEPS = tuple(SMALL_MIXED_STEP << doublings for doublings in range(4))
-# A step that takes this many times as long as its launch keeps the device busy while the next is launched.
-BUSY_RATIO = 1.2
-
-
-def measure_small_mixed_step(config: RunnerConfig, loaded: LoadedModel) -> int:
-    """The first of SMALL_MIXED_STEPS that takes the device longer than the host needs to launch it.
-
-    A step with chunks is launched kernel by kernel. For small models, and for many layers split over ranks, the
-    device waits for that, and more tokens a step cost nothing. Every rank runs the same steps, whatever it measures.
-    """
-    runner = new_runner(config, loaded, num_blocks=1)
-    longest = min(config.max_step_tokens, loaded.max_model_len)
-    sizes = [size for size in SMALL_MIXED_STEPS if size <= longest] or [SMALL_MIXED_STEP]
-    return least_busy_step({size: _launch_and_step_seconds(runner, min(size, longest)) for size in sizes})
-
-
-def least_busy_step(seconds: dict[int, tuple[float, float]]) -> int:
-    """The first size whose step outlasts its launch, or the last, of ascending {size: (launch, step)}."""
-    busy = (size for size, (launch, step) in seconds.items() if step > BUSY_RATIO * launch)
-    return next(busy, max(seconds))
-
-
-def _launch_and_step_seconds(runner: ModelRunner, tokens: int) -> tuple[float, float]:
-    """The least of three launches of a chunk, and of three such steps from launch to result."""
-    launches, steps = [], []
-    for _ in range(3):
-        began = time.perf_counter()
-        handle = runner.launch(_scratch_step([tokens], [], SlotSampling()))
-        launches.append(time.perf_counter() - began)
-        handle.result()
-        steps.append(time.perf_counter() - began)
-    return min(launches), min(steps)
 
 
 def _scratch_step(lengths: list[int], decode_slots: list[int], sampling: SlotSampling) -> StepPlan:

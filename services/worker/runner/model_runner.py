@@ -19,12 +19,11 @@ from services.worker.runner.inputs import (
     FIELDS,
     STEADY,
     DecodeBatch,
-    chunk_lengths,
-    chunk_values,
     decode_batch,
     decode_lengths,
     decode_values,
-    empty_chunk,
+    empty_step,
+    mixed_lengths,
     mixed_values,
     staging_bytes,
     table_writes,
@@ -32,13 +31,11 @@ from services.worker.runner.inputs import (
 from services.worker.runner.interface import MAX_IN_FLIGHT
 from services.worker.runner.plan import StepPlan
 from services.worker.runner.prompt_scores import PromptScoreTensors, score_prompts
+from services.worker.runner.shapes import StepShape, fit_shape, fit_size
 from services.worker.runner.slots import Array, SlotTable
 from services.worker.runner.staging import Staging, upload
 from services.worker.sampling.parameters import SlotParameters
 from services.worker.sampling.sampler import Sampler, row_tensors
-
-# Chunks further into their sequence are not replayed: which kernel variant is best then depends on the length.
-MAX_REPLAYED_CONTEXT = 2047
 
 
 class ModelRunner:
@@ -72,8 +69,8 @@ class ModelRunner:
         host_tables = torch.from_numpy(self._table.tables)
         self._tables = host_tables if self.device.type == "cpu" else host_tables.to(self.device)
         self._decode_starts = torch.arange(max_slots + 1, dtype=torch.int32, device=self.device)
-        self._graphs: StepGraphs | None = None
-        self._chunk_graphs: StepGraphs | None = None
+        self._decode_graphs: StepGraphs[int] | None = None
+        self._mixed_graphs: StepGraphs[StepShape] | None = None
         self._batch: DecodeBatch | None = None
         self._num_batches = 0
         self._in_flight: deque[DeviceHandle] = deque()
@@ -104,10 +101,10 @@ class ModelRunner:
         return handle
 
     @torch.inference_mode()
-    def capture_graphs(self, sizes: list[int], chunk_sizes: list[int]) -> None:
-        """Captures decode steps of `sizes` rows and steps of one chunk of `chunk_sizes` tokens.
+    def capture_graphs(self, sizes: list[int], shapes: list[StepShape]) -> None:
+        """Captures decode steps of `sizes` rows and steps with chunks of `shapes`, both ascending.
 
-        Afterwards steps of decodes alone, and of one chunk alone, are replayed, padded to one of these.
+        Afterwards steps that fit one of these are replayed, padded to it.
         """
 
         def decode_inputs(size: int) -> None:
@@ -129,17 +126,19 @@ class ModelRunner:
         def draw_decodes(size: int, hidden: Tensor, features: int) -> SampleOutput:
             return draw(self._staging.views(decode_lengths(size, 0)), "slots", hidden, features)
 
-        def chunk_inputs(size: int) -> None:
-            self._staging.pack(empty_chunk(size, self._parameters), chunk_lengths(size, 0))
+        def mixed_inputs(shape: StepShape) -> None:
+            self._staging.pack(empty_step(shape, self._parameters), mixed_lengths(shape, 0))
 
-        def chunk(size: int) -> Tensor:
-            return self._forward_chunk(self._staging.views(chunk_lengths(size, 0)), size)
+        def mixed(shape: StepShape) -> Tensor:
+            views, longest = self._staging.views(mixed_lengths(shape, 0)), self._max_model_len
+            hidden = self._forward_mixed(views, shape.decodes, min(shape.tokens, longest), longest)
+            return hidden.index_select(0, views["last_token_rows"])
 
-        def draw_chunk(size: int, hidden: Tensor, features: int) -> SampleOutput:
-            return draw(self._staging.views(chunk_lengths(size, 0)), "sampled_slots", hidden, features)
+        def draw_mixed(shape: StepShape, hidden: Tensor, features: int) -> SampleOutput:
+            return draw(self._staging.views(mixed_lengths(shape, 0)), "sampled_slots", hidden, features)
 
-        self._graphs = StepGraphs(sizes, decode, draw_decodes, decode_inputs)
-        self._chunk_graphs = StepGraphs(chunk_sizes, chunk, draw_chunk, chunk_inputs)
+        self._decode_graphs = StepGraphs(sizes, decode, draw_decodes, decode_inputs)
+        self._mixed_graphs = StepGraphs(shapes, mixed, draw_mixed, mixed_inputs)
 
     def _run_decodes(self, plan_slots: list[int], writes: list[Array]) -> tuple[Array, SampleOutput | None]:
         batch = self._decode_batch(plan_slots)
@@ -151,8 +150,8 @@ class ModelRunner:
         views = self._staging.pack(values, decode_lengths(size, len(writes[0])), batch.version)
         self._write_tables(views)
         features = self._parameters.take_features(slots)
-        graphs = self._captured(rows)
-        if graphs is None:
+        graphs = self._decode_graphs
+        if graphs is None or self._decode_size(rows) is None:
             hidden = self._forward_decodes(views, size, int(positions.max()) + 1)
         else:
             hidden = graphs.forward(size)
@@ -165,30 +164,19 @@ class ModelRunner:
     def _run_mixed(
         self, plan: StepPlan, writes: list[Array]
     ) -> tuple[Array, SampleOutput | None, PromptScoreTensors | None]:
+        num_decodes = len(plan.decode_slots)
         rows = self._table.place_mixed(plan.decode_slots, plan.prefills)
-        rope_rows = self._rope.place(rows.positions, len(plan.decode_slots), plan.prefills)
-        values = mixed_values(plan, rows, rope_rows, self._parameters, writes)
-        graphs, size = self._captured_chunk(plan)
-        if graphs is not None:
-            return *self._run_chunk(graphs, size, rows.slots, values), None
+        rope_rows = self._rope.place(rows.positions, num_decodes, plan.prefills)
+        shape = None if plan.has_scored else self._mixed_shape(plan)
+        values = mixed_values(plan, rows, rope_rows, self._parameters, writes, shape)
         views = self._staging.pack(values, tuple(value.size for value in values))
         self._write_tables(views)
-        num_decodes = len(plan.decode_slots)
-        ids = views["ids"]
-        if num_decodes:
-            torch.index_select(self._last_token, 0, views["slots"][:num_decodes], out=ids[:num_decodes])
-        meta = AttentionMeta(
-            block_tables=self._tables.index_select(0, views["slots"]),
-            seq_lens=views["seq_lens"],
-            query_start=views["query_start"],
-            num_decodes=num_decodes,
-            max_query_len=int(rows.query_lens.max()),
-            max_seq_len=int(rows.seq_lens.max()),
-            workspace=self._workspace,
-        )
-        hidden = self._forward(ids, views, meta)
-        prompt = score_prompts(self.model, hidden, plan) if plan.has_scored else None
         slots = rows.slots[rows.sampled]
+        if shape is not None:
+            return slots, self._replay_mixed(shape, views, slots), None
+        longest_chunk, longest = int(rows.query_lens.max()), int(rows.seq_lens.max())
+        hidden = self._forward_mixed(views, num_decodes, longest_chunk, longest)
+        prompt = score_prompts(self.model, hidden, plan) if plan.has_scored else None
         if not len(slots):
             return slots, None, prompt
         if len(slots) < len(rows.positions):
@@ -196,40 +184,45 @@ class ModelRunner:
         features = self._parameters.take_features(slots)
         return slots, self._sample(hidden, views, views["sampled_slots"], slots, features), prompt
 
-    def _captured_chunk(self, plan: StepPlan) -> tuple[StepGraphs | None, int]:
-        """The graphs and the size for a step that is one chunk and samples, if it is among them."""
-        graphs, chunk = self._chunk_graphs, plan.prefills[0]
-        if graphs is None or len(plan.prefills) > 1 or plan.decode_slots or not chunk.samples:
-            return None, 0
-        if chunk.start + len(chunk.token_ids) > MAX_REPLAYED_CONTEXT or plan.has_scored:
-            return None, 0
-        size = graphs.bucket(len(chunk.token_ids))
-        return (None, 0) if size is None else (graphs, size)
-
-    def _run_chunk(
-        self, graphs: StepGraphs, size: int, slots: Array, values: list[Array]
-    ) -> tuple[Array, SampleOutput | None]:
-        views = self._staging.pack(chunk_values(values, size), chunk_lengths(size, values[-1].size))
-        self._write_tables(views)
+    def _replay_mixed(self, shape: StepShape, views: dict[str, Tensor], slots: Array) -> SampleOutput | None:
+        """Replays a step with chunks; `slots` are those that sample."""
+        graphs, count = self._mixed_graphs, len(slots)
+        assert graphs is not None  # the shape is one of its
+        hidden = graphs.forward(shape)
+        if not count:
+            return None
         features = self._parameters.take_features(slots)
-        hidden = graphs.forward(size)
-        output = graphs.finish(size, features)
-        if output is None:
-            return slots, self._sample(hidden, views, views["sampled_slots"], slots, features)
-        return slots, SampleOutput(output.ids)
+        output = graphs.finish(shape, features)
+        if output is not None:
+            return SampleOutput(output.ids[:count])
+        views = {name: view[:count] for name, view in views.items()}
+        return self._sample(hidden[:count], views, views["sampled_slots"], slots, features)
 
-    def _forward_chunk(self, views: dict[str, Tensor], size: int) -> Tensor:
-        """One chunk of up to `size` tokens, to the hidden state [1, H] of its last."""
+    def _mixed_shape(self, plan: StepPlan) -> StepShape | None:
+        """The captured shape that this step with chunks is padded to, if there is one."""
+        if self._mixed_graphs is None:
+            return None
+        return fit_shape(
+            self._mixed_graphs.sizes, plan.num_tokens, len(plan.decode_slots), len(plan.prefills)
+        )
+
+    def _forward_mixed(
+        self, views: dict[str, Tensor], num_decodes: int, max_query_len: int, max_seq_len: int
+    ) -> Tensor:
+        """Decode rows, and chunks after them, to the hidden states [T, H] of all tokens."""
         meta = AttentionMeta(
             block_tables=self._tables.index_select(0, views["slots"]),
             seq_lens=views["seq_lens"],
             query_start=views["query_start"],
-            num_decodes=0,
-            max_query_len=size,
-            max_seq_len=min(self._max_model_len, MAX_REPLAYED_CONTEXT),
+            num_decodes=num_decodes,
+            max_query_len=max_query_len,
+            max_seq_len=max_seq_len,
             workspace=self._workspace,
         )
-        return self._forward(views["ids"], views, meta).index_select(0, views["last_token_rows"])
+        ids = views["ids"]
+        # ~slot stands for what was last drawn there, which need not have reached the host.
+        drawn = self._last_token.index_select(0, (~ids).clamp_(min=0))
+        return self._forward(torch.where(ids < 0, drawn, ids), views, meta)
 
     def _forward_decodes(self, views: dict[str, Tensor], size: int, max_seq_len: int) -> Tensor:
         meta = AttentionMeta(
@@ -257,17 +250,15 @@ class ModelRunner:
     def _decode_batch(self, plan_slots: list[int]) -> DecodeBatch:
         batch = self._batch
         if batch is None or batch.plan_slots != plan_slots:
-            graphs = self._captured(len(plan_slots))
-            size = len(plan_slots) if graphs is None else graphs.bucket(len(plan_slots)) or 0
+            size = self._decode_size(len(plan_slots)) or len(plan_slots)
             self._num_batches += 1
             # A copy: the plan's list stays the caller's.
             batch = self._batch = decode_batch(self._num_batches, [*plan_slots], size, self._parameters)
         return batch
 
-    def _captured(self, rows: int) -> StepGraphs | None:
-        """The graphs, if a step of this many decode rows is among them."""
-        graphs = self._graphs
-        return graphs if graphs is not None and graphs.bucket(rows) is not None else None
+    def _decode_size(self, rows: int) -> int | None:
+        """The captured size that a step of this many decode rows is padded to, if there is one."""
+        return None if self._decode_graphs is None else fit_size(self._decode_graphs.sizes, rows)
 
     def _write_tables(self, views: dict[str, Tensor]) -> None:
         # On cpu the device's tables are the host's, which are written already.

@@ -92,3 +92,4 @@ class SlotTable:
 
 
 NO_WRITES = np.empty(0, np.int64)
+NO_ROWS = Rows(*[NO_WRITES] * 6)

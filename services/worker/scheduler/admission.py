@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from services.worker.cache import PrefixCache
-from services.worker.runner.interface import SMALL_MIXED_STEP
+from services.worker.runner.shapes import mixed_step_tokens
 from services.worker.scheduler.sequence import Sequence
 
 # Prompt tokens that a step takes however many sequences decode.
 MIN_PREFILL_TOKENS = 256
-# Measured on an H200 with an 8B shape: see docs/log.md.
-FEW_DECODES, TOKENS_PER_DECODE, MIXED_TILE = 32, 8, 1024
 # A sequence waits for a prefix that another one is computing when it would save at least this many tokens.
 MIN_TOKENS_WORTH_WAITING = 256
 
@@ -25,24 +23,13 @@ class Limits:
     can_chunk: bool = True  # False: a prompt runs in one step, and waits until the budget has room for it
     conservativeness: float = 0.5  # share of a sequence's remaining output that admission reserves
     max_mixed_tokens: int = 0  # budget of a step in which sequences decode; 0: by how many do
-    small_mixed_step: int = SMALL_MIXED_STEP  # the least such budget: a smaller step takes no less time
 
     def prefill_budget(self, num_decodes: int) -> int:
-        """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any.
-
-        Whoever decodes waits for the step's prompts, and a step of decodes alone is bound by reading the weights:
-        prompts spread over more steps give more decodes a ride on weights that are read anyway. Many decodes fill a
-        small step by themselves, so the step grows with them. Sizes are whole tiles of the products.
-        """
+        """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any."""
         room = self.max_step_tokens - num_decodes
         if not num_decodes or not self.can_chunk:
             return room
-        budget = self.max_mixed_tokens
-        if not budget:
-            budget = self.small_mixed_step
-            if num_decodes > FEW_DECODES:
-                tiles = -(-num_decodes * TOKENS_PER_DECODE // MIXED_TILE)
-                budget = max(budget, tiles * MIXED_TILE)
+        budget = self.max_mixed_tokens or mixed_step_tokens(num_decodes)
         return min(room, max(budget - num_decodes, MIN_PREFILL_TOKENS))
 
 

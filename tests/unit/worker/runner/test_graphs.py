@@ -5,11 +5,12 @@ import torch
 
 from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
-from services.worker.runner.graphs import SAMPLING_KINDS, StepGraphs, bucket_sizes
+from services.worker.runner.graphs import SAMPLING_KINDS, StepGraphs
 from services.worker.runner.interface import Runner
 from services.worker.runner.load import load_model, new_runner, run_largest_step
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import SlotSampling
+from services.worker.runner.shapes import StepShape
 from services.worker.runner.start import RootRunner
 from tests.fakes.naive_engine import Job, NaiveEngine
 from tests.fakes.tiny_model import make_model
@@ -17,10 +18,10 @@ from tests.unit.worker.runner.test_sampling import EVERYTHING, PLAIN, others
 
 
 class RunsInsteadOfReplaying(StepGraphs):
-    """Captures nothing; replays by calling. Buckets are those of the sizes given."""
+    """Captures nothing; replays by calling."""
 
     def __init__(self, sizes, forward, finish, before):
-        self._sizes, self._forward, self._finish = sizes, forward, finish
+        self.sizes, self._forward, self._finish = sizes, forward, finish
         self.replayed = []
         for size in sizes:
             before(size)
@@ -36,16 +37,19 @@ class RunsInsteadOfReplaying(StepGraphs):
         return self._finish(size, self.hidden, features) if features in SAMPLING_KINDS else None
 
 
+SHAPES = [StepShape(4, 0, 1), StepShape(8, 0, 1), StepShape(12, 3, 2), StepShape(24, 8, 4)]
+
+
 @pytest.fixture(scope="module")
 def padded(tmp_path_factory, monkeypatch_module) -> tuple[Runner, Runner]:
-    """A runner whose decode steps go through graphs of sizes 3, 8 and 16, and one without, on the same model."""
+    """A runner whose steps go through graphs of the sizes below, and one without, on the same model."""
     monkeypatch_module.setattr("services.worker.runner.model_runner.StepGraphs", RunsInsteadOfReplaying)
     model_dir = make_model(tmp_path_factory.mktemp("model"), "qwen3")
     config = RunnerConfig(str(model_dir), device="cpu", max_slots=20, max_model_len=512, cpu_threads=1)
     loaded = load_model(config, TensorParallel(), torch.device("cpu"))
     with torch.inference_mode():
         runners = [new_runner(config, loaded, 257) for _ in range(2)]
-    runners[0].capture_graphs([3, 8, 16], [4, 8])
+    runners[0].capture_graphs([3, 8, 16], SHAPES)
     info = type("Info", (), {"block_size": 16})
     return tuple(RootRunner(runner, info, None) for runner in runners)
 
@@ -63,7 +67,7 @@ def test_padded_steps_draw_what_exact_ones_do(padded):
 
 
 def test_steps_of_every_kind_of_sampling_are_padded_to_the_next_size(padded):
-    replayed = padded[0]._local._graphs.replayed
+    replayed = padded[0]._local._decode_graphs.replayed
     for sampling in (SlotSampling(), PLAIN, SlotSampling(temperature=1, top_p=0.5), EVERYTHING):
         for rows, size in ((1, 3), (3, 3), (4, 8), (16, 16)):
             replayed.clear()
@@ -72,23 +76,16 @@ def test_steps_of_every_kind_of_sampling_are_padded_to_the_next_size(padded):
 
 
 def test_a_batch_over_the_largest_size_runs_without_graphs(padded):
-    padded[0]._local._graphs.replayed.clear()
+    padded[0]._local._decode_graphs.replayed.clear()
     rows = NaiveEngine(padded[0]).generate([Job([5, 6], 4) for _ in range(17)])
-    assert padded[0]._local._graphs.replayed == []
+    assert padded[0]._local._decode_graphs.replayed == []
     assert all(row == rows[0] for row in rows)
 
 
-def test_sizes_are_dense_up_to_the_split_and_stepped_above():
-    assert bucket_sizes(20, 4, 8, 256) == [1, 2, 3, 4, 12, 20]
-    assert bucket_sizes(256, 32, 16, 256) == [*range(1, 33), *range(48, 257, 16)]
-    assert bucket_sizes(256, 32, 16, 10) == [*range(1, 11)]
-    assert bucket_sizes(50, 32, 16, 256) == [*range(1, 33), 48, 50]
-    assert bucket_sizes(0, 32, 16, 256) == []
-
-
 def test_a_lone_chunk_is_replayed_padded_and_its_tokens_are_those_of_an_exact_step(padded):
-    replayed = padded[0]._local._chunk_graphs.replayed
-    for length, sizes in ((1, [4]), (4, [4]), (6, [8]), (8, [8]), (11, [])):
+    replayed = padded[0]._local._mixed_graphs.replayed
+    lone, small = SHAPES[:2], SHAPES[2]
+    for length, sizes in ((1, lone[:1]), (4, lone[:1]), (6, lone[1:]), (8, lone[1:]), (11, [small])):
         replayed.clear()
         job = Job(list(range(1, length + 1)), 6, SlotSampling(temperature=1, seed=length))
         graphs, eager = (NaiveEngine(runner, chunk_size=16).generate([job]) for runner in padded)
@@ -114,3 +111,17 @@ def test_the_steps_that_measure_memory_run_on_any_shape(tmp_path, monkeypatch, s
     run_largest_step(config, load_model(config, TensorParallel(), torch.device("cpu")))
     assert max(plan.num_tokens for plan in launched) == max(tokens, min(slots, 2))
     assert any(len(plan.starts) == min(slots, tokens) for plan in launched)
+
+
+def test_chunks_beside_decodes_are_replayed_padded(padded):
+    replayed = padded[0]._local._mixed_graphs.replayed
+    jobs = [
+        Job([7, 8, 9], 12, SlotSampling(temperature=1, seed=1)),
+        Job([1] * 10, 5, PLAIN, join_at=2),
+        Job([2] * 9, 5, EVERYTHING, join_at=2),
+        Job([3] * 14, 4, join_at=4),
+    ]
+    replayed.clear()
+    graphs, eager = (NaiveEngine(runner, chunk_size=7).generate(jobs) for runner in padded)
+    assert replayed == [SHAPES[0], SHAPES[3], SHAPES[2], SHAPES[2], SHAPES[2]]
+    assert graphs == eager

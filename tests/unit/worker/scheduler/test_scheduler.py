@@ -221,11 +221,6 @@ def test_a_step_with_decodes_is_small_and_grows_with_them(num_decodes: int, expe
     assert limits.prefill_budget(num_decodes) == expected
 
 
-def test_no_step_is_smaller_than_what_the_device_waits_for_anyway():
-    limits = Limits(256, 8192, 8192, small_mixed_step=2048)
-    assert [limits.prefill_budget(n) for n in (1, 64, 256)] == [2047, 1984, 1792]
-
-
 def test_a_chosen_budget_holds_and_prompts_still_move_beside_many_decodes():
     limits = Limits(1024, 8192, 8192, max_mixed_tokens=512)
     assert [limits.prefill_budget(n) for n in (1, 256, 500)] == [511, 256, 256]
