@@ -7,7 +7,7 @@ together, and works on the softmax of the former while the matrix units do the l
 other warpgroup.
 
 KV tiles go from the diagonal to the row's start: the tiles that need a mask come first, and the loop over the others
-has none. Programs are persistent and share the work out from the heaviest tile of queries to the lightest.
+has none. Programs are persistent and share the items of `work.py` out from the heaviest tile of queries to the lightest.
 
 Written in Gluon, Triton's language with explicit layouts and asynchronous instructions; it has no interpreter, so the
 kernel of `prefill.py` is the one that tests without a GPU know.
@@ -107,7 +107,7 @@ def attend(
 @gluon.jit
 def consume(
     out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-    seq_lens_ptr, query_start_ptr, first_row, rows, tiles, scale_log2,
+    items_ptr, items, scale_log2,
     GROUP: gl.constexpr, HQ: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr,
     PIECE: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
@@ -121,9 +121,9 @@ def consume(
     q = q_smem.index(GROUP)
     consumed = gl.to_tensor(0)
     done = gl.to_tensor(0)
-    for round_ in range(gl.cdiv(tiles * rows * HQ, gl.num_programs(0))):
+    for round_ in range(gl.cdiv(items * HQ, gl.num_programs(0))):
         _, head, token, queries, first_position, seq_len, kv_tiles = work_item(
-            round_, rows, first_row, seq_lens_ptr, query_start_ptr, HQ, BLOCK_N
+            round_, items_ptr, items, HQ, BLOCK_N
         )
         if queries > 0:
             first_query = first_position + GROUP * WARPGROUP_ROWS
@@ -175,20 +175,17 @@ def consume(
 
 # A count that changes with every batch must not be compiled in: a compile in service stalls every stream.
 @gluon.jit(
-    do_not_specialize=["first_row", "rows", "tiles", "beyond", "table_stride"],
-    do_not_specialize_on_alignment=["table_ptr", "seq_lens_ptr", "query_start_ptr"],
+    do_not_specialize=["items", "beyond", "table_stride"],
+    do_not_specialize_on_alignment=["table_ptr", "items_ptr"],
 )
 def hopper_prefill_kernel(
     q_tiles,  # descriptor of [T, Hq * D] in tiles [64, D]
     k_cache,  # descriptor of [num_blocks * BLOCK_SIZE, Hkv * D] in pieces [PIECE, 64]
     v_cache,
     table_ptr,  # [R, max_blocks]
-    seq_lens_ptr,  # [R]
-    query_start_ptr,  # [R + 1]
+    items_ptr,  # [items, FIELDS], see `work.py`
     out_ptr,  # [T, Hq, D]
-    first_row,  # rows before it are decodes
-    rows,
-    tiles,  # of queries in the longest row
+    items,
     beyond,  # num_blocks * BLOCK_SIZE: reads there give zeros
     table_stride,
     scale_log2,
@@ -223,24 +220,24 @@ def hopper_prefill_kernel(
         [
             (consume, (
                 out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-                seq_lens_ptr, query_start_ptr, first_row, rows, tiles, scale_log2,
+                items_ptr, items, scale_log2,
                 0, HQ, D, BLOCK_N, PIECE, SLOTS,
             )),
             (consume, (
                 out_ptr, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-                seq_lens_ptr, query_start_ptr, first_row, rows, tiles, scale_log2,
+                items_ptr, items, scale_log2,
                 1, HQ, D, BLOCK_N, PIECE, SLOTS,
             )),
             (fetch_kv, (
-                k_cache, k_smem, k_full, k_empty, table_ptr, table_stride, seq_lens_ptr, query_start_ptr, first_row, rows,
-                tiles, beyond, HQ, HKV, D, BLOCK_SIZE, BLOCK_N, PIECE, SLOTS,
+                k_cache, k_smem, k_full, k_empty, table_ptr, table_stride, items_ptr, items, beyond,
+                HQ, HKV, D, BLOCK_SIZE, BLOCK_N, PIECE, SLOTS,
             )),
             (fetch_kv, (
-                v_cache, v_smem, v_full, v_empty, table_ptr, table_stride, seq_lens_ptr, query_start_ptr, first_row, rows,
-                tiles, beyond, HQ, HKV, D, BLOCK_SIZE, BLOCK_N, PIECE, SLOTS,
+                v_cache, v_smem, v_full, v_empty, table_ptr, table_stride, items_ptr, items, beyond,
+                HQ, HKV, D, BLOCK_SIZE, BLOCK_N, PIECE, SLOTS,
             )),
             (fetch_queries, (
-                q_tiles, q_smem, q_full, q_empty, seq_lens_ptr, query_start_ptr, first_row, rows, tiles, HQ, D, BLOCK_N,
+                q_tiles, q_smem, q_full, q_empty, items_ptr, items, HQ, D, BLOCK_N,
             )),
         ],
         [4, 1, 1, 1],

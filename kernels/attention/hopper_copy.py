@@ -6,8 +6,11 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
+from kernels.attention import work
+
 WARPGROUP_ROWS = gl.constexpr(64)  # queries per warpgroup, the height of one matrix instruction
-BLOCK_M = gl.constexpr(128)
+BLOCK_M = gl.constexpr(work.TILE)
+FIELDS = gl.constexpr(work.FIELDS)
 PANEL = gl.constexpr(64)  # columns of one swizzled panel of shared memory: 128 bytes
 # Two names changed on the way from Triton 3.6 to 3.9.
 RENAMED = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
@@ -15,33 +18,26 @@ copy_tile = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_glo
 
 
 @gluon.jit
-def work_item(
-    round_, rows, first_row, seq_lens_ptr, query_start_ptr, HQ: gl.constexpr, BLOCK_N: gl.constexpr
-):
-    """The tile of queries that this program takes in its `round_`-th turn.
+def work_item(round_, items_ptr, items, HQ: gl.constexpr, BLOCK_N: gl.constexpr):
+    """The tile of queries of one head that this program takes in its `round_`-th turn; `work.py` has their order.
 
-    Returns row (of the rows after the decodes), head, first token of the tile in q, its queries (0 or less: nothing to
-    do), position of its first query, the row's length and the number of KV tiles. Heaviest first, in a snake, so that
-    programs get equal shares.
+    Returns row, head, first token of the tile in q, its queries (0: nothing to do), position of its first query, the
+    row's length and the number of KV tiles. Turns go in a snake, so that programs get equal shares.
     """
     programs = gl.num_programs(0)
     turn = gl.program_id(0)
     if round_ % 2 == 1:
         turn = programs - 1 - turn
-    item = round_ * programs + turn
-    order = item // (HQ * rows)
-    row = item % (HQ * rows) // HQ
-    head = item % HQ
-    query_begin = gl.load(query_start_ptr + first_row + row)
-    query_len = gl.load(query_start_ptr + first_row + row + 1) - query_begin
-    seq_len = gl.load(seq_lens_ptr + first_row + row)
-    tile = gl.cdiv(query_len, BLOCK_M) - 1 - order
-    queries = query_len - tile * BLOCK_M
-    if tile < 0:
-        queries = tile
-    first_position = seq_len - query_len + tile * BLOCK_M
+    index = round_ * programs + turn
+    item = items_ptr + index // HQ * FIELDS
+    here = index < items * HQ
+    row = gl.load(item, mask=here, other=0)
+    token = gl.load(item + 1, mask=here, other=0)
+    queries = gl.load(item + 2, mask=here, other=0)
+    first_position = gl.load(item + 3, mask=here, other=0)
+    seq_len = gl.load(item + 4, mask=here, other=0)
     kv_tiles = gl.cdiv(gl.minimum(first_position + BLOCK_M, seq_len), BLOCK_N)
-    return row, head, query_begin + tile * BLOCK_M, queries, first_position, seq_len, kv_tiles
+    return row, index % HQ, token, queries, first_position, seq_len, kv_tiles
 
 
 @gluon.jit
@@ -57,15 +53,13 @@ def pieces_of(ring, PIECE: gl.constexpr, COUNT: gl.constexpr):
 
 @gluon.jit
 def fetch_queries(
-    q_tiles, q_smem, q_full, q_empty, seq_lens_ptr, query_start_ptr, first_row, rows, tiles,
+    q_tiles, q_smem, q_full, q_empty, items_ptr, items,
     HQ: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr,
 ):  # fmt: skip
     """One warp: the queries of this program's items, each warpgroup's as soon as it is done with its last ones."""
     done = gl.to_tensor(0)
-    for round_ in range(gl.cdiv(tiles * rows * HQ, gl.num_programs(0))):
-        _, head, token, queries, _, _, _ = work_item(
-            round_, rows, first_row, seq_lens_ptr, query_start_ptr, HQ, BLOCK_N
-        )
+    for round_ in range(gl.cdiv(items * HQ, gl.num_programs(0))):
+        _, head, token, queries, _, _, _ = work_item(round_, items_ptr, items, HQ, BLOCK_N)
         if queries > 0:
             for group in gl.static_range(BLOCK_M // WARPGROUP_ROWS):
                 mbarrier.wait(q_empty.index(group), (done & 1) ^ 1)
@@ -78,7 +72,7 @@ def fetch_queries(
 
 @gluon.jit
 def fetch_kv(
-    cache, ring, full, empty, table_ptr, table_stride, seq_lens_ptr, query_start_ptr, first_row, rows, tiles, beyond,
+    cache, ring, full, empty, table_ptr, table_stride, items_ptr, items, beyond,
     HQ: gl.constexpr, HKV: gl.constexpr, D: gl.constexpr, BLOCK_SIZE: gl.constexpr, BLOCK_N: gl.constexpr,
     PIECE: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
@@ -87,12 +81,10 @@ def fetch_kv(
     PARTS: gl.constexpr = BLOCK_N // PIECE
     pieces = pieces_of(ring, PIECE, SLOTS * PANELS * PARTS)
     fetched = gl.to_tensor(0)
-    for round_ in range(gl.cdiv(tiles * rows * HQ, gl.num_programs(0))):
-        row, head, _, queries, _, seq_len, kv_tiles = work_item(
-            round_, rows, first_row, seq_lens_ptr, query_start_ptr, HQ, BLOCK_N
-        )
+    for round_ in range(gl.cdiv(items * HQ, gl.num_programs(0))):
+        row, head, _, queries, _, seq_len, kv_tiles = work_item(round_, items_ptr, items, HQ, BLOCK_N)
         if queries > 0:
-            table = table_ptr + (first_row + row).to(gl.int64) * table_stride
+            table = table_ptr + row.to(gl.int64) * table_stride
             column = head // (HQ // HKV) * D
             for back in range(kv_tiles):
                 first = (kv_tiles - 1 - back) * BLOCK_N

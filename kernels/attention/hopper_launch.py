@@ -13,8 +13,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.attention.hopper import hopper_prefill_kernel
-from kernels.attention.hopper_copy import BLOCK_M, PANEL, WARPGROUP_ROWS
+from kernels.attention.hopper_copy import PANEL, WARPGROUP_ROWS
 from kernels.attention.meta import AttentionMeta
+from kernels.attention.work import prefill_work
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +69,9 @@ def compiled_kernel(
     constants = (num_q_heads, num_kv_heads, head_dim, block_size, block_n, piece, SLOTS)
     q_tiles = tiles_of(0, dtype, WARPGROUP_ROWS.value, num_q_heads * head_dim, WARPGROUP_ROWS.value, head_dim)
     pieces = tiles_of(0, dtype, block_size, num_kv_heads * head_dim, piece, PANEL.value)
-    integers = (torch.int32,) * 3
     try:
         kernel = hopper_prefill_kernel.warmup(
-            q_tiles, pieces, pieces, *integers, dtype, 0, 1, 1, block_size, 1, 1.0, *constants, grid=(1,), num_warps=4
+            q_tiles, pieces, pieces, torch.int32, torch.int32, dtype, 1, block_size, 1, 1.0, *constants, grid=(1,), num_warps=4
         )  # fmt: skip
     except (triton.CompilationError, RuntimeError) as error:
         logger.warning(
@@ -113,11 +113,10 @@ def prefill_hopper(
     assert compiled is not None, "ask `takes` first"
     kernel, constants = compiled
     slots, width, piece = num_blocks * block_size, num_kv_heads * head_dim, min(BLOCK_N[head_dim], block_size)
-    rows, tiles = meta.seq_lens.shape[0] - meta.num_decodes, triton.cdiv(meta.max_query_len, BLOCK_M.value)
-    kernel[(min(rows * tiles * num_q_heads, programs), 1, 1)](
+    work = prefill_work(meta, num_tokens)
+    kernel[(min(len(work) * num_q_heads, programs), 1, 1)](
         tiles_of(q.data_ptr(), q.dtype, num_tokens, num_q_heads * head_dim, WARPGROUP_ROWS.value, head_dim),
         tiles_of(k_cache.data_ptr(), q.dtype, slots, width, piece, PANEL.value),
         tiles_of(v_cache.data_ptr(), q.dtype, slots, width, piece, PANEL.value),
-        meta.block_tables, meta.seq_lens, meta.query_start, out, meta.num_decodes, rows, tiles, slots,
-        meta.block_tables.stride(0), scale_log2, *constants,
+        meta.block_tables, work, out, len(work), slots, meta.block_tables.stride(0), scale_log2, *constants,
     )  # fmt: skip

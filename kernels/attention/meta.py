@@ -55,7 +55,7 @@ class AttentionMeta:
     max_query_len, max_seq_len: host integers, upper bounds over the rows. Kernels choose grids from them and never
                    read `seq_lens` on the host.
     workspace:     needed on CUDA when there are decode rows; see `make_workspace`.
-    memo:          what the CPU reference works out once for all layers of the step; starts empty.
+    memo:          what is worked out once for all layers of the step; starts empty.
     """
 
     block_tables: torch.Tensor
