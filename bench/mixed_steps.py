@@ -109,21 +109,32 @@ def measure(runners: dict[str, Runner], case: Case) -> dict[str, object]:
     return row
 
 
+def parse_case(text: str) -> Case:
+    """ "decodes:context:chunk:chunk_start"."""
+    return Case(*map(int, text.split(":")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model_dir")
     parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--cases", type=parse_case, nargs="+", default=CASES, metavar="D:CONTEXT:CHUNK:START")
+    parser.add_argument("--eager", action="store_true", help="with --tp: launched kernel by kernel")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     rows = []
     runners = {}
-    # One process group per process: with ranks, only the captured runner is timed.
-    for name, cudagraph, fraction in (("graphs", True, 0.45), ("eager", False, 0.85))[
-        : 1 if args.tp > 1 else 2
-    ]:
+    kinds = {"graphs": 0.45, "eager": 0.85}
+    if args.tp > 1:  # one process group per process
+        kinds = {"eager" if args.eager else "graphs": 0.85}
+    for name, fraction in kinds.items():
         config = RunnerConfig(
-            args.model_dir, load_format="dummy", tp=args.tp, cudagraph=cudagraph, mem_fraction=fraction
+            args.model_dir,
+            load_format="dummy",
+            tp=args.tp,
+            cudagraph=name == "graphs",
+            mem_fraction=fraction,
         )
         began = time.perf_counter()
         runners[name] = start_runner(config)
@@ -133,7 +144,7 @@ def main() -> None:
     print(
         f"{device}, torch {torch.__version__}, {args.model_dir}, tp {args.tp}; {STEPS} steps, {ROUNDS} rounds, warm"
     )
-    for case in CASES:
+    for case in args.cases:
         rows.append(measure(runners, case))
         print(rows[-1], flush=True)
     for runner in runners.values():

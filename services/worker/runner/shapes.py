@@ -55,7 +55,8 @@ _LONE_CHUNKS = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 MAX_CHUNKS = 8
 """Prompt chunks in a captured step; a row without tokens costs next to nothing."""
 _FEWEST_DECODES = 8
-_FINE, _FINE_UP_TO, _COARSE = 128, 512, 256  # tokens: between sizes, up to where, and beyond
+_TILE = 128
+"""Tokens: products take as long as if their tokens were padded to whole tiles, so padding to these costs little."""
 
 
 def mixed_shapes(max_step_tokens: int, max_model_len: int, max_decodes: int) -> list[StepShape]:
@@ -68,8 +69,8 @@ def mixed_shapes(max_step_tokens: int, max_model_len: int, max_decodes: int) -> 
     decodes = min(_FEWEST_DECODES, max_decodes)
     while decodes:
         largest = min(mixed_step_tokens(decodes), max_step_tokens)
-        sizes = [*range(_FINE, _FINE_UP_TO, _FINE), *range(_FINE_UP_TO, largest + 1, _COARSE)]
-        shapes += [StepShape(size, decodes, MAX_CHUNKS) for size in sizes if decodes < size <= largest]
+        sizes = range(_TILE, largest + 1, _TILE)
+        shapes += [StepShape(size, decodes, MAX_CHUNKS) for size in sizes if decodes < size]
         decodes = min(2 * decodes, max_decodes) if decodes < max_decodes else 0
     return sorted(shapes)
 
@@ -83,7 +84,7 @@ def fit_size(sizes: Sequence[int], count: int) -> int | None:
 def fit_shape(shapes: Sequence[StepShape], tokens: int, decodes: int, chunks: int) -> StepShape | None:
     """The first of ascending `shapes` that holds such a step, or None if there is none, or only with much padding."""
     for shape in shapes[bisect.bisect_left(shapes, (tokens, 0, 0)) :]:
-        if shape.tokens - tokens >= _COARSE:
+        if shape.tokens - tokens >= 2 * _TILE:
             return None
         if shape.decodes >= decodes and shape.chunks >= chunks:
             return shape

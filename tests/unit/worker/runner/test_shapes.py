@@ -46,7 +46,7 @@ def test_no_step_is_padded_by_256_tokens_or_more():
 def test_a_lone_chunk_has_shapes_of_its_own():
     assert fit_shape(SHAPES, 20, 0, 1) == StepShape(32, 0, 1)
     assert fit_shape(SHAPES, 20, 0, 2) == StepShape(128, 8, MAX_CHUNKS)
-    assert fit_shape(SHAPES, 600, 0, 1) == StepShape(768, 64, MAX_CHUNKS)
+    assert fit_shape(SHAPES, 600, 0, 1) == StepShape(640, 64, MAX_CHUNKS)
 
 
 def test_what_no_shape_holds_is_not_padded():
