@@ -1,6 +1,8 @@
-"""All-reduce over one host's GPUs: NCCL against reading peers' memory: ``python -m bench.all_reduce [--ranks 4]``.
+"""Sums over one host's GPUs, added to the residual stream and normalised: ``python -m bench.all_reduce [--ranks 4]``.
 
-Microseconds per call inside a CUDA graph of 64, median of 20 replays, bf16.
+NCCL and a norm against one kernel over shared memory (`kernels/rank_sum`). Microseconds per call inside a CUDA graph of
+64, median of 20 replays, bf16. The limit is what a link must carry at least, 2 (ranks - 1) / ranks of the stream, at
+450 GB/s.
 """
 
 from __future__ import annotations
@@ -8,26 +10,32 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
-from services.worker.parallel.peer import MAX_BYTES, open_peer_reduce
+from kernels.norm import rms_norm
+from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
+from services.worker.parallel.peer import holds, open_peer_memory
 
 CALLS = 64
+LINK = 450e9
 
 
-def time_us(call, x: torch.Tensor) -> float:
+def time_us(call: Callable[[], object]) -> float:
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
-            call(x)
+            call()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(capture_error_mode="thread_local")
         for _ in range(CALLS):
-            call(x)
+            call()
         graph.capture_end()
     times = []
     for _ in range(20):
@@ -41,24 +49,27 @@ def time_us(call, x: torch.Tensor) -> float:
     return statistics.median(times)
 
 
-def run(rank: int, ranks: int, port: int) -> None:
+def nccl_and_norm(x: Tensor, stream: Tensor, weight: Tensor) -> None:
+    dist.all_reduce(x)
+    rms_norm(x, weight, 1e-6, stream)
+
+
+def run(rank: int, ranks: int, port: int, width: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", rank=rank, world_size=ranks, device_id=device)
-    peer = open_peer_reduce(dist.group.WORLD, device)
-    for size in (10 << 10, 40 << 10, 160 << 10, 320 << 10, 512 << 10, 1 << 20, 5 << 19, 4 << 20, 20 << 20):
-        x = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
-        nccl = time_us(dist.all_reduce, x)
-        ours = [float("nan")] * 2
-        if peer is not None and size <= MAX_BYTES:
-            ours = [time_us(call, x) for call in (peer.one_shot, peer.two_shot)]
+    memory = open_peer_memory(dist.group.WORLD, device)
+    weight = torch.ones(width, dtype=torch.bfloat16, device=device)
+    for tokens in (1, 8, 32, 128, 256, 512, 1024, 2048):
+        stream = torch.zeros(tokens, width, dtype=torch.bfloat16, device=device)
+        times = {"NCCL and norm": time_us(partial(nccl_and_norm, stream.clone(), stream, weight))}
+        if memory is not None and holds(memory, stream):
+            times["one kernel"] = time_us(partial(rank_sum_rms_norm_triton, memory, stream, weight, 1e-6))
+        limit = 2 * (ranks - 1) / ranks * stream.numel() * 2 / LINK * 1e6
         if rank == 0:
-            print(
-                f"{size / 1024:7.0f} KiB over {ranks}: NCCL {nccl:6.1f} us, "
-                f"peer memory {ours[0]:6.1f} us in one shot, {ours[1]:6.1f} us in two",
-                flush=True,
-            )
+            figures = ", ".join(f"{name} {us:.1f} us" for name, us in times.items())
+            print(f"{tokens:5} tokens of {width} over {ranks}: {figures}; limit {limit:.1f}", flush=True)
     dist.destroy_process_group()
 
 
@@ -66,8 +77,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=torch.cuda.device_count())
     parser.add_argument("--port", type=int, default=29511)
+    parser.add_argument("--width", type=int, default=5120)
     arguments = parser.parse_args()
-    mp.spawn(run, (arguments.ranks, arguments.port), arguments.ranks)
+    options = (arguments.ranks, arguments.port, arguments.width)
+    mp.spawn(run, options, arguments.ranks)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,24 @@ from kernels.checks import require, require_rows, require_vector
 from kernels.linear import reference
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`x` [T, K] times `weight` [N, K] transposed, plus `bias` [N]: [T, N]."""
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`x` [T, K] times `weight` [N, K] transposed, plus `bias` [N]: [T, N], in `out` if it is given."""
     require_rows("x", x, weight.shape[1])
     if bias is not None:
         require_vector("bias", bias, weight.shape[0])
+    if out is not None:
+        require_rows("out", out, weight.shape[0])
+        require(out.shape[0] == x.shape[0], f"out has {out.shape[0]} rows, x {x.shape[0]}")
     if not x.is_cuda:
-        return reference.linear(x, weight, bias)
+        return reference.linear(x, weight, bias, out)
     from kernels.linear.table import linear_cuda
 
-    return linear_cuda(x, weight, bias)
+    return linear_cuda(x, weight, bias, out)
 
 
 def linear_silu_and_mul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

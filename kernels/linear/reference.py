@@ -9,9 +9,15 @@ from kernels.activation.reference import silu_and_mul
 from kernels.norm.reference import rms_norm
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """See `kernels.linear.linear`."""
-    return F.linear(x, weight, bias)
+    result = F.linear(x, weight, bias)
+    return result if out is None else out.copy_(result)
 
 
 def linear_silu_and_mul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

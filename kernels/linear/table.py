@@ -49,12 +49,18 @@ def run_few(product: Product, config: Gemv | Skinny) -> torch.Tensor:
     return run_gemv(product, config) if isinstance(config, Gemv) else run_skinny(product, config)
 
 
-def linear_cuda(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def linear_cuda(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """See `kernels.linear.linear`."""
     config = choose(x.device, x.shape[0], *weight.shape, False)
     if config is None:
-        return F.linear(x, weight, bias)
-    return run_few(Product(x, weight, x.new_empty(x.shape[0], weight.shape[0]), bias), config)
+        if out is None:
+            return F.linear(x, weight, bias)
+        return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+    if out is None:
+        out = x.new_empty(x.shape[0], weight.shape[0])
+    return run_few(Product(x, weight, out, bias), config)
 
 
 def linear_silu_and_mul_cuda(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

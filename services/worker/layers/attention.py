@@ -88,9 +88,14 @@ class Attention:
             self.q_norm = RMSNorm(build, f"{name}.q_norm", shape.head_dim, shape.norm_eps).weight
             self.k_norm = RMSNorm(build, f"{name}.k_norm", shape.head_dim, shape.norm_eps).weight
 
-    def __call__(self, x: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> Tensor:
-        """x [T, H], positions int64 [T] to [T, H]. The step's keys and values are written to `kv`."""
-        return self.o(self._attend(self.qkv(x), positions, kv, meta))
+    def __call__(
+        self, x: Tensor, stream: Tensor, next_norm: RMSNorm, positions: Tensor, kv: LayerKV, meta: StepMeta
+    ) -> Tensor:
+        """Adds the attention of x [T, H] to the residual stream and returns that normalised: `add_and_normalise`.
+
+        positions: int64 [T]. The step's keys and values are written to `kv`.
+        """
+        return self.o.add_and_normalise(self._attend(self.qkv(x), positions, kv, meta), stream, next_norm)
 
     def add_to(self, stream: Tensor, norm: RMSNorm, positions: Tensor, kv: LayerKV, meta: StepMeta) -> None:
         """Adds the attention of the normalised residual stream [T, H] to it in place. Needs `o.can_add`."""

@@ -17,6 +17,7 @@ from kernels.linear import (
     norm_linear,
     norm_linear_silu_and_mul,
 )
+from kernels.rank_sum import rank_sum_rms_norm
 from services.worker.errors import ConfigError
 from services.worker.layers.build import Build
 from services.worker.layers.norm import RMSNorm
@@ -89,10 +90,18 @@ class RowParallelLinear:
         )
         self.bias = build.whole(f"{name}.bias", out_features) if bias else None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [T, this rank's input features] to [T, out_features]."""
-        # The bias must count once in the sum over ranks.
-        return self._tp.all_reduce(linear(x, self.weight, self.bias if self._tp.rank == 0 else None))
+    def add_and_normalise(self, x: Tensor, stream: Tensor, norm: RMSNorm) -> Tensor:
+        """Adds the product of x [T, this rank's input features] to the residual stream; returns that normalised.
+
+        The result [T, H] is whole on every rank. Where ranks share memory, each keeps the stream of some of the tokens
+        only, and the next such call overwrites the result.
+        """
+        bias = self.bias if self._tp.rank == 0 else None  # it must count once in the sum over ranks
+        memory = self._tp.shared_memory(stream)
+        if memory is None:
+            return norm(self._tp.all_reduce(linear(x, self.weight, bias)), stream)
+        linear(x, self.weight, bias, out=memory.partial(stream))
+        return rank_sum_rms_norm(memory, stream, norm.weight, norm.eps)
 
     @property
     def can_add(self) -> bool:

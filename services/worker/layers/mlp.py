@@ -20,11 +20,13 @@ class GatedMLP:
         self.gate_up = Linear(build, parts, hidden_size, bias)
         self.down = RowParallelLinear(build, f"{name}.down_proj", hidden_size, intermediate_size, bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, H] to [T, H]."""
+    def __call__(self, x: Tensor, stream: Tensor, next_norm: RMSNorm) -> Tensor:
+        """Adds the MLP of x [T, H] to the residual stream and returns that normalised: `add_and_normalise`."""
         if self.gate_up.bias is None:
-            return self.down(self.gate_up.silu_and_mul(x))
-        return self.down(silu_and_mul(self.gate_up(x)))
+            activated = self.gate_up.silu_and_mul(x)
+        else:
+            activated = silu_and_mul(self.gate_up(x))
+        return self.down.add_and_normalise(activated, stream, next_norm)
 
     @property
     def can_add(self) -> bool:

@@ -25,13 +25,11 @@ class DecoderLayer:
             build, f"{name}.mlp", config.hidden_size, config.intermediate_size, config.mlp_bias
         )
 
-    def __call__(self, x: Tensor, residual: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> Tensor:
-        """x [T, H], the residual stream as `input_norm` left it, to this layer's last contribution to the stream.
-
-        `residual` gains the attention's output in place; the MLP's is returned, for the next norm to add.
-        """
-        x = self.attention(x, positions, kv, meta)
-        return self.mlp(self.mlp_norm(x, residual))
+    def __call__(
+        self, x: Tensor, stream: Tensor, next_norm: RMSNorm, positions: Tensor, kv: LayerKV, meta: StepMeta
+    ) -> Tensor:
+        """x [T, H], the residual stream as `input_norm` left it, to the stream after this layer as `next_norm` has it."""
+        return self.mlp(self.attention(x, stream, self.mlp_norm, positions, kv, meta), stream, next_norm)
 
     @property
     def can_add(self) -> bool:
@@ -76,7 +74,7 @@ class LlamaForCausalLM:
             return self.next_norms[-1](residual)
         x = self.layers[0].input_norm(residual)
         for layer, layer_kv, next_norm in zip(self.layers, kv.layers, self.next_norms, strict=True):
-            x = next_norm(layer(x, residual, positions, layer_kv, meta), residual)
+            x = layer(x, residual, next_norm, positions, layer_kv, meta)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -9,28 +9,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from services.worker.parallel.peer import PeerReduce, open_peer_reduce
+from kernels.rank_sum import PeerMemory
+from services.worker.parallel.peer import holds, open_peer_memory
 
 
 @dataclass(frozen=True, slots=True)
 class TensorParallel:
     """Handed to every layer that is split over ranks. With size 1 no collective runs.
 
-    `group` is None exactly if size is 1. `peer` sums small tensors, where the GPUs can read each other's memory.
+    `group` is None exactly if size is 1. `peer` is None where the GPUs cannot read each other's memory.
     """
 
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
-    peer: PeerReduce | None = None
+    peer: PeerMemory | None = None
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of x over the ranks; x may be overwritten with it."""
-        if self.peer is not None and self.peer.takes(x):
-            return self.peer.sum(x)
         if self.group is not None:
             dist.all_reduce(x, group=self.group)
         return x
+
+    def shared_memory(self, stream: Tensor) -> PeerMemory | None:
+        """What the ranks share, if it holds a residual stream like this one."""
+        return self.peer if self.peer is not None and holds(self.peer, stream) else None
 
     def all_gather(self, x: Tensor) -> Tensor:
         """Joins the ranks' [R, n] along the last dimension, in rank order: [R, n * size]."""
@@ -68,5 +71,5 @@ def join(
     )
     group = dist.group.WORLD
     assert group is not None  # it was made by the call above
-    peer = open_peer_reduce(group, device) if device.type == "cuda" and use_peer_memory else None
+    peer = open_peer_memory(group, device) if device.type == "cuda" and use_peer_memory else None
     return TensorParallel(rank, size, group, peer)

@@ -1,9 +1,6 @@
-"""All-reduce of small tensors by reading the other ranks' memory directly: one kernel, where NCCL takes several hops.
+"""Memory that the ranks' GPUs map into one another: what `kernels.rank_sum` works on.
 
-A decode step of a few rows reduces a few kilobytes twice a layer, and is bound by latency: NCCL's ring takes some
-20 us where one kernel that reads every peer takes about 5. Up to ONE_SHOT_BYTES every rank reads all of every other's
-tensor; up to MAX_BYTES each sums its share and hands it to the others. PyTorch's symmetric memory maps the buffers; it needs
-peer access between the GPUs, and no NVLink multicast.
+PyTorch's symmetric memory maps it; it needs peer access between the GPUs, and no NVLink multicast.
 """
 
 from __future__ import annotations
@@ -15,60 +12,62 @@ import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric_memory
 from torch import Tensor
 
+from kernels.norm import rms_norm
+from kernels.rank_sum import PeerMemory, rank_sum_rms_norm
+
 log = logging.getLogger(__name__)
 
-# Measured on four H200 (docs/log.md): beyond these the next way is faster.
-ONE_SHOT_BYTES = 512 * 1024
-MAX_BYTES = 4 << 20
-_ALIGNMENT = 16  # bytes that the kernel loads at once
+CAPACITY = 32 << 20
+"""Bytes of a residual stream: 3,276 tokens of 5,120 numbers in bfloat16. Above it NCCL is as fast."""
 
 
-class PeerReduce:
-    """Owns one buffer per rank, mapped into all ranks. Safe in captured graphs: addresses stay."""
-
-    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
-        """Raises RuntimeError where the GPUs cannot map each other's memory. A collective: all ranks call it."""
-        self._name = group.group_name
-        self._alignment = _ALIGNMENT * group.size()
-        self._bytes = symmetric_memory.empty(MAX_BYTES, dtype=torch.uint8, device=device)
-        symmetric_memory.rendezvous(self._bytes, self._name)
-
-    def takes(self, x: Tensor) -> bool:
-        size = x.numel() * x.element_size()
-        return size <= MAX_BYTES and size % self._alignment == 0 and x.is_contiguous()
-
-    def sum(self, x: Tensor) -> Tensor:
-        """The ranks' sum of x, as a new tensor. All ranks must call it with equal shapes."""
-        return self.one_shot(x) if x.numel() * x.element_size() <= ONE_SHOT_BYTES else self.two_shot(x)
-
-    def one_shot(self, x: Tensor) -> Tensor:
-        """Every rank reads the whole of x from every other."""
-        return torch.ops.symm_mem.one_shot_all_reduce_copy(self._buffer(x), x, "sum", self._name)
-
-    def two_shot(self, x: Tensor) -> Tensor:
-        """Every rank sums its share of x and hands it to the others."""
-        buffer, out = self._buffer(x), torch.empty_like(x)
-        buffer.copy_(x)
-        return torch.ops.symm_mem.two_shot_all_reduce_out(buffer, "sum", self._name, out)
-
-    def _buffer(self, x: Tensor) -> Tensor:
-        return self._bytes[: x.numel() * x.element_size()].view(x.dtype).view(x.shape)
+def map_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemory:
+    """A buffer on every rank, mapped into all of them. Raises RuntimeError where the GPUs cannot. A collective."""
+    ranks = dist.get_world_size(group)
+    buffer = symmetric_memory.empty(
+        PeerMemory.bytes_needed(ranks, CAPACITY), dtype=torch.uint8, device=device
+    )
+    buffer.zero_()
+    handle = symmetric_memory.rendezvous(buffer, group.group_name)
+    bases = torch.tensor(handle.buffer_ptrs, dtype=torch.int64, device=device)
+    dist.barrier(group, device_ids=[device.index])  # every rank's signals are zeros from here on
+    return PeerMemory(bases, buffer, dist.get_rank(group), CAPACITY)
 
 
-def open_peer_reduce(group: dist.ProcessGroup, device: torch.device) -> PeerReduce | None:
-    """One for this group, if it works on every rank; it is tried once, so that no step has to find out."""
-    peer: PeerReduce | None = None
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
+def open_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemory | None:
+    """Such memory, if it works on every rank; it is tried once, so that no step has to find out. A collective."""
+    memory: PeerMemory | None = None
     try:
-        peer = PeerReduce(group, device)
-        mine = torch.full((ONE_SHOT_BYTES,), float(rank + 1), dtype=torch.bfloat16, device=device)
-        works = all(bool((peer.sum(x) == size * (size + 1) / 2).all()) for x in (mine[:1024], mine))
+        memory = map_peer_memory(group, device)
+        problem = ""
     except (RuntimeError, AttributeError) as error:
-        works = False
-        log.info("the GPUs' memory cannot be shared: %s", str(error).splitlines()[0][:200])
+        problem = str(error).splitlines()[0][:200]
+    if _on_all_ranks(not problem, group, device) and memory is not None:
+        problem = "" if _sums_right(memory, device) else "a sum over it was wrong"
+        if _on_all_ranks(not problem, group, device):
+            return memory
+    log.info("sums over ranks go through NCCL: %s", problem or "another rank cannot share its memory")
+    return None
+
+
+def _sums_right(memory: PeerMemory, device: torch.device) -> bool:
+    """Whether a sum of all ranks' results, each rank's known to the others, comes out right on this rank."""
+    ranks = len(memory.bases)
+    stream = torch.arange(3 * 64.0, device=device).view(3, 64).to(torch.bfloat16)
+    parts = [(rank + 1) * stream.flip(rank % 2) for rank in range(ranks)]
+    weight = torch.ones(64, dtype=torch.bfloat16, device=device)
+    memory.partial(stream).copy_(parts[memory.rank])
+    found = rank_sum_rms_norm(memory, stream.clone(), weight, 1e-6)
+    return torch.allclose(found, rms_norm(sum(parts, stream), weight, 1e-6), atol=0.03)
+
+
+def _on_all_ranks(works: bool, group: dist.ProcessGroup, device: torch.device) -> bool:
     agreed = torch.tensor([int(works)], device=device)
     dist.all_reduce(agreed, dist.ReduceOp.MIN, group=group)
-    if not bool(agreed.item()):
-        log.info("small all-reduces go through NCCL")
-        return None
-    return peer
+    return bool(agreed.item())
+
+
+def holds(memory: PeerMemory, stream: Tensor) -> bool:
+    """Whether a residual stream [T, H] fits, in rows that the kernel can load by 16 bytes."""
+    item = stream.element_size()
+    return stream.numel() * item <= memory.capacity and stream.shape[1] * item % 16 == 0

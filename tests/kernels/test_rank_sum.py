@@ -1,0 +1,51 @@
+"""The sum over ranks with its norm, by ranks that take turns over buffers of one process, against float64."""
+
+import pytest
+import torch
+from helpers import DEVICE, HALF, TOLERANCE, relative_error
+
+from kernels.rank_sum import PeerMemory
+
+pytest.importorskip("triton")
+from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
+
+CAPACITY = 1 << 16
+
+
+def ranks_of(count: int) -> list[PeerMemory]:
+    size = PeerMemory.bytes_needed(count, CAPACITY)
+    buffers = [torch.zeros(size, dtype=torch.uint8, device=DEVICE) for _ in range(count)]
+    bases = torch.tensor([buffer.data_ptr() for buffer in buffers], device=DEVICE)
+    return [PeerMemory(bases, buffer, rank, CAPACITY) for rank, buffer in enumerate(buffers)]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("ranks", "tokens", "width"), [(2, 1, 48), (4, 3, 64), (4, 9, 100), (3, 8, 256)])
+def test_every_rank_gets_the_normalised_sum_and_keeps_its_tokens_of_the_stream(
+    dtype: torch.dtype, ranks: int, tokens: int, width: int
+) -> None:
+    torch.manual_seed(ranks + tokens)
+    stream = torch.randn(tokens, width, device=DEVICE).to(dtype)
+    partials = torch.randn(ranks, tokens, width, device=DEVICE).to(dtype)
+    weight = torch.rand(width, device=DEVICE).to(dtype)
+    summed = stream.double() + partials.double().sum(0)
+    answer = summed * (summed.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
+    memories = ranks_of(ranks)
+    for memory, partial in zip(memories, partials, strict=True):
+        memory.partial(stream).copy_(partial)
+    streams = [stream.clone() for _ in memories]
+    for memory, mine in zip(memories, streams, strict=True):
+        rank_sum_rms_norm_triton(memory, mine, weight, 1e-5, meet=False)
+    share = -(-tokens // ranks)
+    for rank, (memory, mine) in enumerate(zip(memories, streams, strict=True)):
+        assert relative_error(memory.normalised(stream), answer) < TOLERANCE[dtype]
+        expected = stream.double()
+        expected[rank * share : (rank + 1) * share] = summed[rank * share : (rank + 1) * share]
+        assert relative_error(mine, expected) < TOLERANCE[dtype]
+        assert torch.equal(memory.partial(stream), partials[rank])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    memory = ranks_of(2)[0]
+    with pytest.raises(ValueError, match=f"{CAPACITY + 128} bytes exceed the {CAPACITY}"):
+        memory.partial(torch.empty(CAPACITY // 64 + 2, 32, dtype=HALF))
