@@ -19,6 +19,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from kernels.norm import rms_norm
+from kernels.rank_sum import AREAS, PeerMemory
 from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
 from services.worker.parallel.peer import holds, open_peer_memory
 
@@ -54,6 +55,11 @@ def nccl_and_norm(x: Tensor, stream: Tensor, weight: Tensor) -> None:
     rms_norm(x, weight, 1e-6, stream)
 
 
+def sum_twice(memory: PeerMemory, stream: Tensor, weight: Tensor, shared_out: bool) -> None:
+    for area in range(AREAS):
+        rank_sum_rms_norm_triton(memory, stream, weight, 1e-6, area, shared_out)
+
+
 def run(rank: int, ranks: int, port: int, width: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     device = torch.device("cuda", rank)
@@ -65,7 +71,9 @@ def run(rank: int, ranks: int, port: int, width: int) -> None:
         stream = torch.zeros(tokens, width, dtype=torch.bfloat16, device=device)
         times = {"NCCL and norm": time_us(partial(nccl_and_norm, stream.clone(), stream, weight))}
         if memory is not None and holds(memory, stream):
-            times["one kernel"] = time_us(partial(rank_sum_rms_norm_triton, memory, stream, weight, 1e-6))
+            for name, shared_out in (("every rank all tokens", False), ("tokens shared out", True)):
+                pair = partial(sum_twice, memory, stream, weight, shared_out)
+                times[name] = time_us(pair) / 2
         limit = 2 * (ranks - 1) / ranks * stream.numel() * 2 / LINK * 1e6
         if rank == 0:
             figures = ", ".join(f"{name} {us:.1f} us" for name, us in times.items())

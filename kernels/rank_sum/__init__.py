@@ -9,16 +9,19 @@ import torch
 from kernels.checks import require, require_rows, require_vector
 
 MAX_PROGRAMS = 128
-SIGNAL_BYTES = MAX_PROGRAMS * 2 * 4
-"""Of one rank's signals to another: two int32 per program."""
+AREAS = 2
+_SIGNAL_BYTES = MAX_PROGRAMS * AREAS * 4
+"""Of one rank's signals to another."""
+FEW_TOKENS = 64
+"""Up to so many tokens each rank sums all of them: a second meeting of the ranks would take longer (four H200)."""
 
 
 @dataclass(frozen=True)
 class PeerMemory:
-    """What this rank knows of the buffers that all ranks map: [signals | partial results | normalised streams].
+    """What this rank knows of the buffers that all ranks map: [signals | partial results, twice | normalised stream].
 
     bases: [ranks] int64, the address of each rank's buffer in this process; its signals start as zeros.
-    buffer: this rank's own, uint8. capacity: bytes of the partial results, and of the normalised streams.
+    buffer: this rank's own, uint8. capacity: bytes of one area of partial results, and of the normalised stream.
     """
 
     bases: torch.Tensor
@@ -28,19 +31,27 @@ class PeerMemory:
 
     @staticmethod
     def bytes_needed(ranks: int, capacity: int) -> int:
-        return ranks * SIGNAL_BYTES + 2 * capacity
+        return ranks * _SIGNAL_BYTES + (AREAS + 1) * capacity
 
     @property
-    def signal_bytes(self) -> int:
-        return len(self.bases) * SIGNAL_BYTES
+    def ranks(self) -> int:
+        return len(self.bases)
 
-    def partial(self, like: torch.Tensor) -> torch.Tensor:
+    def partial_at(self, area: int) -> int:
+        """Where an area of partial results begins, in bytes."""
+        return self.ranks * _SIGNAL_BYTES + area * self.capacity
+
+    @property
+    def normalised_at(self) -> int:
+        return self.partial_at(AREAS)
+
+    def partial(self, like: torch.Tensor, area: int) -> torch.Tensor:
         """Where this rank's partial result [T, H] goes, of the shape and type of `like`."""
-        return self._view(self.signal_bytes, like)
+        return self._view(self.partial_at(area), like)
 
     def normalised(self, like: torch.Tensor) -> torch.Tensor:
-        """Where all ranks put the normalised stream [T, H]; the next call overwrites it."""
-        return self._view(self.signal_bytes + self.capacity, like)
+        """Where the normalised stream [T, H] comes; the next call overwrites it."""
+        return self._view(self.normalised_at, like)
 
     def _view(self, begin: int, like: torch.Tensor) -> torch.Tensor:
         size = like.numel() * like.element_size()
@@ -49,12 +60,13 @@ class PeerMemory:
 
 
 def rank_sum_rms_norm(
-    memory: PeerMemory, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    memory: PeerMemory, residual: torch.Tensor, weight: torch.Tensor, eps: float, area: int
 ) -> torch.Tensor:
-    """Sum the ranks' `memory.partial(residual)`, add it to `residual` [T, H] and normalise: `kernels.norm` over ranks.
+    """Sum the ranks' `memory.partial(residual, area)`, add it to `residual` [T, H] and normalise that.
 
-    Each rank does so for its share of the tokens, T / ranks rounded up, and hands the rows to the others: the rows of
-    `residual` that belong to other ranks are left as they were. All ranks call it with equal shapes, on one stream.
+    All ranks call it in the same order, on one stream each, with equal shapes and areas. Calls of equal T come in
+    pairs, area 0 and then area 1. Of more than FEW_TOKENS tokens each rank takes its share, T / ranks rounded up, and
+    hands the rows to the others: the rows of `residual` that belong to other ranks are left as they were.
 
     Returns `memory.normalised(residual)`, whole on every rank. The mean is taken in float32; the normalised value is
     rounded before the scale. Raises ValueError for shapes that do not match.
@@ -63,4 +75,6 @@ def rank_sum_rms_norm(
     require_vector("weight", weight, residual.shape[1])
     from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
 
-    return rank_sum_rms_norm_triton(memory, residual, weight, eps)
+    return rank_sum_rms_norm_triton(
+        memory, residual, weight, eps, area, shared_out=residual.shape[0] > FEW_TOKENS
+    )

@@ -1,8 +1,9 @@
-"""Triton kernel of the sum over ranks with residual add and RMS normalisation: one launch, two meetings of the ranks.
+"""Triton kernel of the sum over ranks with residual add and RMS normalisation: one launch for what takes NCCL two.
 
-NCCL moves the sum of a step's tokens round a ring and back, and a norm reads it again. Here each rank reads the others'
-rows of its tokens where the products left them, keeps the residual stream of these tokens to itself, and writes the
-normalised rows to everybody: each link carries what it must, once.
+Many tokens: each rank reads the others' rows of its share of the tokens where the products left them, keeps the residual
+stream of these tokens to itself, and writes the normalised rows to everybody: each link carries what it must, once.
+Few tokens, where it is the ranks' meetings that take the time: each rank reads the others' rows of all tokens, and the
+meeting after it is that of the next call, which works on the other one of two areas.
 """
 
 from __future__ import annotations
@@ -11,28 +12,27 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.pdl import launch_downstream, launch_options, wait_upstream
 from kernels.rank_sum import MAX_PROGRAMS, PeerMemory
 
 
 @triton.jit
-def meet(bases_ptr, rank, slot: tl.constexpr, RANKS: tl.constexpr):
+def meet(bases_ptr, rank, slot, RANKS: tl.constexpr):
     """Wait until the same program of every rank is here; then what it wrote before is visible to this one.
 
-    Signals of one slot are told apart because a rank cannot be a whole meeting ahead: the other slot's lies between.
+    Meetings use slots 0 and 1 in turn: a rank may be at the next one while another still leaves the last.
     """
     tl.debug_barrier()  # every thread's stores come before the signals, which release them
-    program = tl.program_id(0)
-    for ahead in tl.static_range(1, RANKS):
-        other = (rank + ahead) % RANKS
-        theirs = tl.load(bases_ptr + other).to(tl.pointer_type(tl.int32))
-        tl.atomic_xchg(theirs + (program * 2 + slot) * RANKS + rank, 1, sem="release", scope="sys")
-    for ahead in tl.static_range(1, RANKS):
-        other = (rank + ahead) % RANKS
-        mine = tl.load(bases_ptr + rank).to(tl.pointer_type(tl.int32))
-        while (
-            tl.atomic_cas(mine + (program * 2 + slot) * RANKS + other, 1, 0, sem="acquire", scope="sys") != 1
-        ):
-            pass
+    ranks = tl.arange(0, RANKS)
+    signals = (tl.program_id(0) * 2 + slot) * RANKS
+    theirs = tl.load(bases_ptr + ranks).to(tl.pointer_type(tl.int32)) + signals + rank
+    tl.atomic_xchg(theirs, tl.full([RANKS], 1, tl.int32), sem="release", scope="sys")
+    mine = tl.load(bases_ptr + rank).to(tl.pointer_type(tl.int32)) + signals + ranks
+    here = tl.full([RANKS], 1, tl.int32)
+    gone = tl.zeros([RANKS], tl.int32)
+    seen = gone
+    while tl.sum(seen) < RANKS:
+        seen += tl.atomic_cas(mine, here, gone, sem="acquire", scope="sys")
     tl.debug_barrier()
 
 
@@ -45,21 +45,31 @@ def rank_sum_rms_norm_kernel(
     normalised_bytes,
     tokens,
     rank,
+    area,
     eps,
     H: tl.constexpr,
     BLOCK: tl.constexpr,
     RANKS: tl.constexpr,
+    SHARED_OUT: tl.constexpr,  # the tokens among the ranks
     MEET: tl.constexpr,  # False in tests that run the ranks one after another
+    PDL: tl.constexpr,
 ):
     columns = tl.arange(0, BLOCK)
     inside = columns < H
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    share = tl.cdiv(tokens, RANKS)
-    first = rank * share
-    if MEET:
-        meet(bases_ptr, rank, 0, RANKS)
     element = residual_ptr.dtype
-    for index in range(first + tl.program_id(0), tl.minimum(first + share, tokens), tl.num_programs(0)):
+    if SHARED_OUT:
+        share = tl.cdiv(tokens, RANKS)
+        first = rank * share
+        last = tl.minimum(first + share, tokens)
+    else:
+        first, last = 0, tokens
+    wait_upstream(PDL)
+    # Programs of the next kernel find room only beside all of this one's: none of these keeps another rank waiting.
+    launch_downstream(PDL)
+    if MEET:
+        meet(bases_ptr, rank, 0 if SHARED_OUT else area, RANKS)
+    for index in range(first + tl.program_id(0), last, tl.num_programs(0)):
         place = index * H + columns
         total = tl.load(residual_ptr + place, mask=inside, other=0.0).to(tl.float32)
         for other in tl.static_range(RANKS):
@@ -71,24 +81,31 @@ def rank_sum_rms_norm_kernel(
         scale = tl.rsqrt(tl.sum(wide * wide, axis=0) / H + eps)
         normalised = (wide * scale).to(element.element_ty).to(tl.float32)
         row = (normalised * weight).to(element.element_ty)
-        for other in tl.static_range(RANKS):
-            target = tl.multiple_of((tl.load(bases_ptr + other) + normalised_bytes).to(element), 16)
-            tl.store(target + place, row, mask=inside)
-    if MEET:
+        for ahead in tl.static_range(RANKS if SHARED_OUT else 1):
+            target = (tl.load(bases_ptr + (rank + ahead) % RANKS) + normalised_bytes).to(element)
+            tl.store(tl.multiple_of(target, 16) + place, row, mask=inside)
+    if MEET and SHARED_OUT:
         meet(bases_ptr, rank, 1, RANKS)
 
 
 def rank_sum_rms_norm_triton(
-    memory: PeerMemory, residual: torch.Tensor, weight: torch.Tensor, eps: float, meet: bool = True
+    memory: PeerMemory,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    area: int,
+    shared_out: bool,
+    meet: bool = True,
 ) -> torch.Tensor:
     """See `kernels.rank_sum.rank_sum_rms_norm`."""
     out = memory.normalised(residual)
-    (tokens, width), ranks = residual.shape, len(memory.bases)
+    (tokens, width), ranks = residual.shape, memory.ranks
     # Programs wait for one another, so all must fit the GPU at once; equal numbers of them on all ranks.
-    programs = min(triton.cdiv(tokens, ranks), MAX_PROGRAMS)
+    programs = min(triton.cdiv(tokens, ranks) if shared_out else tokens, MAX_PROGRAMS)
     block = triton.next_power_of_2(width)
     rank_sum_rms_norm_kernel[(programs,)](
-        memory.bases, residual, weight, memory.signal_bytes, memory.signal_bytes + memory.capacity, tokens, memory.rank,
-        eps, H=width, BLOCK=block, RANKS=ranks, MEET=meet, num_warps=min(max(block // 512, 1), 16),
+        memory.bases, residual, weight, memory.partial_at(area), memory.normalised_at, tokens, memory.rank, area, eps,
+        H=width, BLOCK=block, RANKS=ranks, SHARED_OUT=shared_out, MEET=meet,
+        num_warps=min(max(block // 512, 1), 16), **launch_options(residual.device),
     )  # fmt: skip
     return out

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import DEVICE, HALF, TOLERANCE, relative_error
 
-from kernels.rank_sum import PeerMemory
+from kernels.rank_sum import AREAS, PeerMemory
 
 pytest.importorskip("triton")
 from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
@@ -20,9 +20,11 @@ def ranks_of(count: int) -> list[PeerMemory]:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("ranks", "tokens", "width"), [(2, 1, 48), (4, 3, 64), (4, 9, 100), (3, 8, 256)])
+@pytest.mark.parametrize("shared_out", [True, False])
+@pytest.mark.parametrize("area", range(AREAS))
+@pytest.mark.parametrize(("ranks", "tokens", "width"), [(2, 1, 48), (4, 3, 64), (4, 9, 100), (8, 16, 256)])
 def test_every_rank_gets_the_normalised_sum_and_keeps_its_tokens_of_the_stream(
-    dtype: torch.dtype, ranks: int, tokens: int, width: int
+    dtype: torch.dtype, ranks: int, tokens: int, width: int, shared_out: bool, area: int
 ) -> None:
     torch.manual_seed(ranks + tokens)
     stream = torch.randn(tokens, width, device=DEVICE).to(dtype)
@@ -32,20 +34,21 @@ def test_every_rank_gets_the_normalised_sum_and_keeps_its_tokens_of_the_stream(
     answer = summed * (summed.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
     memories = ranks_of(ranks)
     for memory, partial in zip(memories, partials, strict=True):
-        memory.partial(stream).copy_(partial)
+        memory.partial(stream, area).copy_(partial)
     streams = [stream.clone() for _ in memories]
     for memory, mine in zip(memories, streams, strict=True):
-        rank_sum_rms_norm_triton(memory, mine, weight, 1e-5, meet=False)
-    share = -(-tokens // ranks)
+        rank_sum_rms_norm_triton(memory, mine, weight, 1e-5, area, shared_out, meet=False)
+    share = -(-tokens // ranks) if shared_out else tokens
     for rank, (memory, mine) in enumerate(zip(memories, streams, strict=True)):
         assert relative_error(memory.normalised(stream), answer) < TOLERANCE[dtype]
         expected = stream.double()
-        expected[rank * share : (rank + 1) * share] = summed[rank * share : (rank + 1) * share]
+        own = slice(rank * share, (rank + 1) * share) if shared_out else slice(None)
+        expected[own] = summed[own]
         assert relative_error(mine, expected) < TOLERANCE[dtype]
-        assert torch.equal(memory.partial(stream), partials[rank])
+        assert torch.equal(memory.partial(stream, area), partials[rank])
 
 
 def test_what_does_not_fit_is_refused() -> None:
     memory = ranks_of(2)[0]
     with pytest.raises(ValueError, match=f"{CAPACITY + 128} bytes exceed the {CAPACITY}"):
-        memory.partial(torch.empty(CAPACITY // 64 + 2, 32, dtype=HALF))
+        memory.partial(torch.empty(CAPACITY // 64 + 2, 32, dtype=HALF), 0)

@@ -81,7 +81,12 @@ class Attention:
         ]
         self.qkv = Linear(build, parts, shape.hidden_size, shape.qkv_bias)
         self.o = RowParallelLinear(
-            build, f"{name}.o_proj", shape.hidden_size, shape.num_q_heads * shape.head_dim, shape.o_bias
+            build,
+            f"{name}.o_proj",
+            shape.hidden_size,
+            shape.num_q_heads * shape.head_dim,
+            shape.o_bias,
+            area=0,
         )
         self.q_norm = self.k_norm = None
         if shape.qk_norm:

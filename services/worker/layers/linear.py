@@ -81,8 +81,12 @@ class Linear:
 class RowParallelLinear:
     """A product whose input features are split over the ranks; the result is whole on every rank."""
 
-    def __init__(self, build: Build, name: str, out_features: int, in_features: int, bias: bool) -> None:
+    def __init__(
+        self, build: Build, name: str, out_features: int, in_features: int, bias: bool, area: int
+    ) -> None:
+        """`area`: where its sums go in memory that ranks share; a layer's products take 0 and 1, in their order."""
         self._tp = build.tp
+        self._area = area
         local = share(name, in_features, build.tp)
         self.weight = build.matrix(out_features, local)
         build.source.read(
@@ -100,8 +104,8 @@ class RowParallelLinear:
         memory = self._tp.shared_memory(stream)
         if memory is None:
             return norm(self._tp.all_reduce(linear(x, self.weight, bias)), stream)
-        linear(x, self.weight, bias, out=memory.partial(stream))
-        return rank_sum_rms_norm(memory, stream, norm.weight, norm.eps)
+        linear(x, self.weight, bias, out=memory.partial(stream, self._area))
+        return rank_sum_rms_norm(memory, stream, norm.weight, norm.eps, self._area)
 
     @property
     def can_add(self) -> bool:

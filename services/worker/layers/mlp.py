@@ -18,7 +18,9 @@ class GatedMLP:
             split_columns(f"{name}.{part}", intermediate_size, build.tp) for part in ("gate_proj", "up_proj")
         ]
         self.gate_up = Linear(build, parts, hidden_size, bias)
-        self.down = RowParallelLinear(build, f"{name}.down_proj", hidden_size, intermediate_size, bias)
+        self.down = RowParallelLinear(
+            build, f"{name}.down_proj", hidden_size, intermediate_size, bias, area=1
+        )
 
     def __call__(self, x: Tensor, stream: Tensor, next_norm: RMSNorm) -> Tensor:
         """Adds the MLP of x [T, H] to the residual stream and returns that normalised: `add_and_normalise`."""

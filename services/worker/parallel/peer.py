@@ -13,7 +13,7 @@ import torch.distributed._symmetric_memory as symmetric_memory
 from torch import Tensor
 
 from kernels.norm import rms_norm
-from kernels.rank_sum import PeerMemory, rank_sum_rms_norm
+from kernels.rank_sum import AREAS, FEW_TOKENS, PeerMemory, rank_sum_rms_norm
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ CAPACITY = 32 << 20
 def map_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemory:
     """A buffer on every rank, mapped into all of them. Raises RuntimeError where the GPUs cannot. A collective."""
     ranks = dist.get_world_size(group)
+    if ranks & (ranks - 1):
+        raise RuntimeError(f"{ranks} ranks are no power of two")
     buffer = symmetric_memory.empty(
         PeerMemory.bytes_needed(ranks, CAPACITY), dtype=torch.uint8, device=device
     )
@@ -51,14 +53,18 @@ def open_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemo
 
 
 def _sums_right(memory: PeerMemory, device: torch.device) -> bool:
-    """Whether a sum of all ranks' results, each rank's known to the others, comes out right on this rank."""
-    ranks = len(memory.bases)
-    stream = torch.arange(3 * 64.0, device=device).view(3, 64).to(torch.bfloat16)
-    parts = [(rank + 1) * stream.flip(rank % 2) for rank in range(ranks)]
+    """Whether sums of few and of many tokens, each rank's known to the others, come out right on this rank."""
+    works = True
     weight = torch.ones(64, dtype=torch.bfloat16, device=device)
-    memory.partial(stream).copy_(parts[memory.rank])
-    found = rank_sum_rms_norm(memory, stream.clone(), weight, 1e-6)
-    return torch.allclose(found, rms_norm(sum(parts, stream), weight, 1e-6), atol=0.03)
+    for tokens in (3, FEW_TOKENS + 3):
+        stream = torch.arange(64.0 * tokens, device=device).view(tokens, 64).to(torch.bfloat16)
+        parts = [(rank + 1) * stream.flip(rank % 2) for rank in range(memory.ranks)]
+        expected = rms_norm(sum(parts, stream), weight, 1e-6)
+        for area in range(AREAS):
+            memory.partial(stream, area).copy_(parts[memory.rank])
+            found = rank_sum_rms_norm(memory, stream.clone(), weight, 1e-6, area)
+            works &= torch.allclose(found, expected, atol=0.03)
+    return works
 
 
 def _on_all_ranks(works: bool, group: dist.ProcessGroup, device: torch.device) -> bool:
@@ -69,5 +75,5 @@ def _on_all_ranks(works: bool, group: dist.ProcessGroup, device: torch.device) -
 
 def holds(memory: PeerMemory, stream: Tensor) -> bool:
     """Whether a residual stream [T, H] fits, in rows that the kernel can load by 16 bytes."""
-    item = stream.element_size()
-    return stream.numel() * item <= memory.capacity and stream.shape[1] * item % 16 == 0
+    size = stream.element_size()
+    return stream.numel() * size <= memory.capacity and stream.shape[1] * size % 16 == 0
