@@ -12,7 +12,7 @@ MAX_PROGRAMS = 128
 AREAS = 2
 _SIGNAL_BYTES = MAX_PROGRAMS * AREAS * 4
 """Of one rank's signals to another."""
-FEW_TOKENS = 64
+FEW_TOKENS = 32
 """Up to so many tokens each rank sums all of them: a second meeting of the ranks would take longer (four H200)."""
 
 

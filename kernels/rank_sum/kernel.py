@@ -103,9 +103,10 @@ def rank_sum_rms_norm_triton(
     # Programs wait for one another, so all must fit the GPU at once; equal numbers of them on all ranks.
     programs = min(triton.cdiv(tokens, ranks) if shared_out else tokens, MAX_PROGRAMS)
     block = triton.next_power_of_2(width)
+    warps = block // (512 if tokens == 1 else 1024)  # measured on four H200: one row is a matter of latency
     rank_sum_rms_norm_kernel[(programs,)](
         memory.bases, residual, weight, memory.partial_at(area), memory.normalised_at, tokens, memory.rank, area, eps,
         H=width, BLOCK=block, RANKS=ranks, SHARED_OUT=shared_out, MEET=meet,
-        num_warps=min(max(block // 512, 1), 16), **launch_options(residual.device),
+        num_warps=min(max(warps, 1), 16), **launch_options(residual.device),
     )  # fmt: skip
     return out
