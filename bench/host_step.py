@@ -70,11 +70,8 @@ class NoGraphs:
     """Stands where StepGraphs do: a replay costs nothing, and its results are always the same."""
 
     def __init__(self, rows: int) -> None:
-        self._rows = rows
+        self.sizes = [rows]
         self._ids = torch.arange(rows) % (VOCAB_SIZE - 1)
-
-    def bucket(self, count: int) -> int | None:
-        return self._rows if count <= self._rows else None
 
     def forward(self, size: int) -> Tensor:
         return self._ids
@@ -95,7 +92,7 @@ def new_runner(rows: int, device: torch.device) -> ModelRunner:
     if device.type == "cuda":
         runner.capture_graphs([rows], [])
     else:
-        runner._graphs = NoGraphs(rows)  # type: ignore[assignment]
+        runner._decode_graphs = NoGraphs(rows)  # type: ignore[assignment]
     return runner
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -32,6 +33,7 @@ STEADY = slice(len(_TOKEN_FIELDS | _MOVING_FIELDS), len(FIELDS) - len(_TABLE_FIE
 _NOT_IN_DECODES = {"ids", "query_start", "last_token_rows", "sampled_slots"}
 _NONE = np.empty(0, np.int64)
 _ZERO = np.zeros(1, np.int64)
+_NO_WRITES: list[Array] = [_NONE, np.empty(0, np.int32)]
 
 
 def staging_bytes(max_step_tokens: int, max_slots: int, max_writes: int) -> int:
@@ -44,6 +46,7 @@ def staging_bytes(max_step_tokens: int, max_slots: int, max_writes: int) -> int:
     return size
 
 
+@cache
 def decode_lengths(size: int, writes: int) -> tuple[int, ...]:
     """The lengths of FIELDS in a step of `size` decode rows, padding included, and `writes` table writes."""
     return tuple(
@@ -51,6 +54,7 @@ def decode_lengths(size: int, writes: int) -> tuple[int, ...]:
     )
 
 
+@cache
 def mixed_lengths(shape: StepShape, writes: int) -> tuple[int, ...]:
     """The lengths of FIELDS in a captured step with chunks, padding included, and `writes` table writes."""
     others = {"query_start": shape.rows + 1} | dict.fromkeys(_TOKEN_FIELDS, shape.tokens)
@@ -102,6 +106,8 @@ def decode_values(
 
 def table_writes(index: Array, blocks: list[int], spare_index: int) -> list[Array]:
     """The table writes, filled up to `writes_room` with writes of block 0 to `spare_index`."""
+    if not index.size:
+        return _NO_WRITES
     room = writes_room(len(index))
     return [_pad(index, room, spare_index), _pad(np.asarray(blocks, np.int32), room, 0)]
 

@@ -52,6 +52,7 @@ class ModelRunner:
         max_step_tokens: int,
     ) -> None:
         self.device = rope.cos_sin.device
+        self._is_cpu = self.device.type == "cpu"
         self.model = model
         self._max_model_len = max_model_len
         self._kv = kv
@@ -95,7 +96,7 @@ class ModelRunner:
             slots, output, prompt = self._run_mixed(plan, writes)
         else:
             slots, output = self._run_decodes(plan.decode_slots, writes)
-        self._parameters.token_index[slots] += 1
+        self._parameters.advance(slots)
         handle = DeviceHandle(plan.step, slots, output, self.device, prompt)
         self._in_flight.append(handle)
         return handle
@@ -157,7 +158,7 @@ class ModelRunner:
             hidden = graphs.forward(size)
             output = graphs.finish(size, features)
             if output is not None:
-                return slots, SampleOutput(output.ids[:rows])
+                return slots, output if rows == size else SampleOutput(output.ids[:rows])
             views = {name: view[:rows] for name, view in views.items()}
         return slots, self._sample(hidden[:rows], views, views["slots"], slots, features)
 
@@ -262,5 +263,5 @@ class ModelRunner:
 
     def _write_tables(self, views: dict[str, Tensor]) -> None:
         # On cpu the device's tables are the host's, which are written already.
-        if self.device.type != "cpu" and len(views["table_index"]):
+        if not self._is_cpu and views["table_index"].numel():
             self._tables.view(-1).index_copy_(0, views["table_index"], views["table_blocks"])

@@ -103,6 +103,13 @@ class SlotParameters:
         self._taken = None if used & Feature.MIN_TOKENS else (slots, used)
         return used
 
+    def advance(self, slots: Slots) -> None:
+        """One more id is drawn for each of `slots`."""
+        if slots.size == 1:
+            self.token_index[int(slots[0])] += 1
+        else:
+            self.token_index[slots] += 1
+
     def slots_with(self, feature: int, slots: Slots) -> NDArray[np.bool_]:
         return (self.features[slots] & np.uint8(feature)) > 0
 
