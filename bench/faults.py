@@ -1,20 +1,27 @@
-"""How fast a fault is seen and made good: ``python -m bench.faults [--repeat 3]``.
+"""How fast a fault is seen and made good: ``python -m bench.faults [--repeat 5] [--json FILE]``.
 
-Every service is struck under a load of sixteen clients that never pause. From the requests' own traces: how long
-until the first gateway acted on the fault (submitted again or asked for a replay). From the clients: the longest wait
-for more tokens of each stream that had some; the time to the first token of requests that had been sent and had none;
-the same of those sent within three seconds.
+Every service is struck under a load of sixteen clients that never pause; each round strikes them all, so that what
+the machine does meanwhile falls on all alike. From the requests' own traces: how long until the first gateway acted
+on the fault (submitted again or asked for a replay). From the clients: the longest wait for more tokens of each
+stream that had some, and the worst of each strike; the time to the first token of requests that had been sent and
+had none; the same of those sent within three seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import os
+import platform
 import statistics
+import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from services.cli.trace import collect
 from services.common.model_files import DEMO_MODEL
@@ -32,6 +39,9 @@ FAULTS: list[Fault] = [
 ]  # fmt: skip
 BEFORE_S, AFTER_S = 2.5, 3.0
 NUM_TRACES = 4
+HEAD = """| fault | strikes | requests, failed | seen after | worst stall of a strike | TTFT of those without a token \
+| TTFT of those sent within 3 s | TTFT before |
+|---|---|---|---|---|---|---|---|"""
 
 
 @dataclass(slots=True)
@@ -40,11 +50,37 @@ class Figures:
 
     detection: list[float] = field(default_factory=list)
     stalls: list[float] = field(default_factory=list)
+    worst_stalls: list[float] = field(default_factory=list)  # of each strike
     waiting_first_token: list[float] = field(default_factory=list)
     first_token: list[float] = field(default_factory=list)
     calm_first_token: list[float] = field(default_factory=list)
     num_requests: int = 0
     failures: list[str] = field(default_factory=list)
+    num_strikes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        figures = {
+            "first act of a gateway": self.detection,
+            "stalls": self.stalls,
+            "worst stall of a strike": self.worst_stalls,
+            "TTFT of those without a token": self.waiting_first_token,
+            "TTFT of those sent within 3 s": self.first_token,
+            "TTFT before": self.calm_first_token,
+        }
+        counts = {"strikes": self.num_strikes, "requests": self.num_requests, "failures": self.failures}
+        return counts | {name: summary(values) for name, values in figures.items()}
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {"count": 0}
+    ordered = sorted(values)
+    points = {
+        "p50": statistics.median(ordered),
+        "p95": ordered[int(0.95 * (len(ordered) - 1))],
+        "max": ordered[-1],
+    }
+    return {"count": len(ordered)} | {name: round(value, 3) for name, value in points.items()}
 
 
 def shown(values: Sequence[float]) -> str:
@@ -82,7 +118,10 @@ async def measure(stack: Stack, load: Load, fault: Fault, figures: Figures) -> N
     streams = [answer for answer in load.answers if answer.outcome.token_times]
     began = [a for a in streams if a.sent_at + a.outcome.first_token_s < struck_at]
     hit = [a for a in began if a.sent_at + a.outcome.token_times[-1] > struck_at]
-    figures.stalls += [a.outcome.stall_after(struck_at - a.sent_at) for a in hit]
+    stalls = [a.outcome.stall_after(struck_at - a.sent_at) for a in hit]
+    figures.stalls += stalls
+    figures.worst_stalls += [max(stalls)] if stalls else []
+    figures.num_strikes += 1
     figures.calm_first_token += [a.outcome.first_token_s for a in began]
     waiting = [a for a in streams if a.sent_at < struck_at < a.sent_at + a.outcome.first_token_s]
     figures.waiting_first_token += [a.outcome.first_token_s for a in waiting]
@@ -96,34 +135,46 @@ async def measure(stack: Stack, load: Load, fault: Fault, figures: Figures) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="written after each round")
     parser.add_argument("--only", default="", help="faults whose target begins so, such as router")
     arguments = parser.parse_args()
     flags = (*COPIES, "--model_name", "m", "--stream_retention", "60")
     todo, table = jobs("m"), {fault: Figures() for fault in FAULTS if fault[0].startswith(arguments.only)}
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), DEMO_MODEL, *flags) as stack:
         expected = asyncio.run(run_all(stack.base_urls, todo))
-        print(
-            "| fault | requests, failed | seen after, s (p50 / max) | stall of streams with tokens | "
-            "TTFT of those without | TTFT within 3 s | TTFT before |\n|---|---|---|---|---|---|---|"
-        )
-        for fault, figures in table.items():
-            for _ in range(arguments.repeat):
+        for number in range(1, arguments.repeat + 1):
+            for fault, figures in table.items():
                 load = Load(stack.base_urls, todo, expected, may_repeat=True)
                 asyncio.run(measure(stack, load, fault, figures))
-            print(row(fault, figures), flush=True)
+                print(f"round {number}: {row(fault, figures)}", flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(report(table), indent=1) + "\n")
+    print(HEAD, *(row(fault, figures) for fault, figures in table.items()), sep="\n")
+
+
+def report(table: dict[Fault, Figures]) -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit.stdout.strip(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "load average": [round(value, 1) for value in os.getloadavg()],
+        "load": "16 clients that never pause, two of each service, demo model; seconds",
+        "faults": {f"{target} {number.name}": f.to_json() for (target, number), f in table.items()},
+    }
 
 
 def row(fault: Fault, figures: Figures) -> str:
     """One line of the table in docs/reliability.md."""
     columns = (
         figures.detection,
-        figures.stalls,
+        figures.worst_stalls,
         figures.waiting_first_token,
         figures.first_token,
         figures.calm_first_token,
     )
-    counts = f"{figures.num_requests}, {len(figures.failures)}"
+    counts = f"{figures.num_strikes} | {figures.num_requests}, {len(figures.failures)}"
     return f"| {fault[0]} {fault[1].name} | {counts} | {' | '.join(map(shown, columns))} |"
 
 
