@@ -28,6 +28,9 @@ from services.router.request import QueuedRequest, queued_request
 log = logging.getLogger(__name__)
 
 GATEWAY_LEASES = 3  # a gateway silent for so many leases is gone, with its requests
+# A worker silent for so many intervals gets no work until it is heard. Seen at the next tick, so before any gateway
+# takes the worker for dead and submits its requests again: the router must not offer it those.
+OVERDUE_INTERVALS = 2.1
 WARM_TIMEOUT_S = 2.0
 
 
@@ -42,6 +45,7 @@ class RouterApp:
         self._feeds = KvFeeds(self._bus, self._subjects, self._index)
         self._workers = Liveness(timing.heartbeat_s, timing.lease_s)
         self._gateways = Liveness(timing.heartbeat_s, GATEWAY_LEASES * timing.lease_s)
+        self._overdue_leases = OVERDUE_INTERVALS * timing.heartbeat_s / timing.lease_s
         placement = Placement(
             self._fleet, self._index, make_policy(settings.load_balance_method, context.rng)
         )
@@ -158,6 +162,8 @@ class RouterApp:
             self._workers.forget(worker_id)
             self._fleet.remove(str(worker_id))
             self._feeds.on_gone(str(worker_id))
+        for worker_id in self._workers.silent(now, self._overdue_leases):
+            self._fleet.mark_overdue(str(worker_id))
         for gateway_id in self._gateways.silent(now):
             self._gateways.forget(gateway_id)
             num = self._dispatcher.drop_gateway(str(gateway_id))

@@ -43,6 +43,7 @@ class Worker:
     model: str
     state: str
     load: WorkerLoad
+    is_overdue: bool = False  # beats are missing, not yet for a lease: others get the work until it is heard
     closed_beats: int = 0  # heartbeats for which it is asked nothing, because it said "retry"
     own: Charge = field(default_factory=Charge)  # sent by this router and not in ``load``
     # Of it what was accepted, by the worker's count of acceptances; the rest is yet to be answered.
@@ -62,13 +63,13 @@ class Worker:
 
     @property
     def takes_work(self) -> bool:
-        return self.state == READY and not self.closed_beats
+        return self.state == READY and not self.closed_beats and not self.is_overdue
 
     def report(self, beat: Heartbeat, load: WorkerLoad) -> None:
         """Takes its next heartbeat."""
         has_less = load.running + load.waiting < self.load.running + self.load.waiting
         self.closed_beats = 0 if has_less else max(0, self.closed_beats - 1)
-        self.model, self.state, self.load = beat.model, beat.state, load
+        self.model, self.state, self.load, self.is_overdue = beat.model, beat.state, load, False
         for number in [n for n in self.unreported if n <= load.num_accepted]:
             self.own.add(self.unreported.pop(number), -1)
 
@@ -114,6 +115,11 @@ class Fleet:
         else:
             known.report(beat, load)
         return True
+
+    def mark_overdue(self, worker_id: str) -> None:
+        """Its beats are late: perhaps it is dead, and then what it is asked waits a lease for an answer."""
+        if worker_id in self._workers:
+            self._workers[worker_id].is_overdue = True
 
     def remove(self, worker_id: str) -> None:
         self._workers.pop(worker_id, None)

@@ -85,6 +85,21 @@ async def test_a_worker_that_does_not_answer_makes_the_gateway_submit_again(stag
     await until(lambda: silent.accepted == [("r", 2)])
 
 
+async def test_a_worker_whose_beats_are_missing_is_not_asked_though_it_is_not_dead_yet(stage):
+    router = await stage.router()
+    paused, other = await stage.worker("paused"), await stage.worker("other")
+    gateway = await stage.gateway()
+    assert paused.runtime is not None
+    paused.runtime._beats.cancel()
+    paused.is_silent = True  # as a stopped process: what it is asked it keeps, unanswered
+    worker = router.app._fleet.get("paused")
+    await until(lambda: worker.is_overdue)
+    for i in range(4):
+        await gateway.submit(f"r{i}")
+    await until(lambda: len(other.accepted) == 4)
+    assert (gateway.bounced, paused.unanswered) == ([], [])
+
+
 async def test_what_a_worker_refuses_for_good_reaches_the_gateway_with_its_code(stage):
     await stage.router()
     await stage.worker(refuse_code="engine_failure")

@@ -71,6 +71,18 @@ def test_a_worker_that_said_retry_is_asked_again_after_some_heartbeats(fleet):
     assert worker.takes_work
 
 
+def test_a_worker_whose_beats_are_missing_gets_nothing_until_it_is_heard(placement):
+    for name in ("w", "other"):
+        placement.fleet.on_heartbeat(beat(name))
+    placement.fleet.mark_overdue("w")
+    assert {placement.place(request_of(9)).worker.worker_id for _ in range(20)} == {"other"}
+    placement.fleet.mark_overdue("other")
+    assert placement.place(request_of(9)) is None
+    assert placement.too_long(request_of(9)) is None, "it waits: one of them may come back"
+    placement.fleet.on_heartbeat(beat("w"))
+    assert placement.place(request_of(9)).worker.worker_id == "w"
+
+
 def test_a_request_refused_for_good_does_not_close_its_worker(fleet):
     worker = fleet.get("w")
     fleet.on_dispatched(worker, Charge(1))
