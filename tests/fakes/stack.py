@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,15 +106,22 @@ class Stack:
 
     def pid(self, instance_id: str) -> int:
         """The process of a service, or of "nats" and "redis", as it runs now."""
-        if instance_id in ("nats", "redis"):
-            for child in self.processes():
-                if f"{instance_id}-server" in child.name():
-                    return int(child.pid)
-            raise AssertionError(f"{instance_id} does not run")
         for child in self.processes():
-            if child.environ().get("SHOAL_INSTANCE_ID") == instance_id and child.ppid() == self.up_pid:
-                return int(child.pid)
+            with suppress(psutil.NoSuchProcess):  # it has ended since it was listed
+                if instance_id in ("nats", "redis"):
+                    is_it = f"{instance_id}-server" in child.name()
+                else:
+                    own_id = child.environ().get("SHOAL_INSTANCE_ID")
+                    is_it = own_id == instance_id and child.ppid() == self.up_pid
+                if is_it:
+                    return int(child.pid)
         raise AssertionError(f"{instance_id} does not run")
+
+    def runs(self, instance_id: str) -> bool:
+        """Whether a service, "nats" or "redis" has a process."""
+        with suppress(AssertionError):
+            return self.pid(instance_id) > 0
+        return False
 
     @property
     def up_pid(self) -> int:
@@ -123,7 +131,12 @@ class Stack:
     def processes(self) -> list[psutil.Process]:
         """All processes under `up`, ranks of workers among them."""
         found = psutil.Process(self.up_pid).children(recursive=True)
-        return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        running = []
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    running.append(process)
+        return running
 
     def signal(self, instance_id: str, number: signal.Signals) -> int:
         """Sends a signal to a service; returns its process number."""

@@ -54,7 +54,7 @@ async def wait_until_whole(stack: Stack) -> None:
     """
     async with asyncio.timeout(RECOVERY_S):
         for name in ("nats", "redis"):
-            await _until(partial(asyncio.to_thread, _runs, stack, name))
+            await _until(partial(asyncio.to_thread, stack.runs, name))
         bus, subjects = await fleet.connect(stack.state["bus"], "tests")
         seen = fleet.Fleet()
         expected = [name for names in stack.state["services"].values() for name in names]
@@ -75,7 +75,3 @@ async def _until(probe: Callable[[], Awaitable[bool]]) -> None:
 async def _is_ready(url: str) -> bool:
     status, _ = await http.get(url + "/ready", timeout_s=5.0)
     return status == 200
-
-
-def _runs(stack: Stack, name: str) -> bool:
-    return any(f"{name}-server" in process.name() for process in stack.processes())
