@@ -26,6 +26,10 @@ class Subjects:
     def submit(self, model: str) -> str:
         return f"{self.namespace}.model.{token(model)}.submit"
 
+    # gateway -> one router, when another did not answer (request/reply: GenerateRequest, SubmitReply)
+    def router_submit(self, router_id: str) -> str:
+        return f"{self.namespace}.router.{token(router_id)}.submit"
+
     # what a router listens to: requests for every model, so that it holds those whose workers are yet to come
     def submit_any(self) -> str:
         return f"{self.namespace}.model.*.submit"

@@ -60,7 +60,7 @@ class RouterApp:
             answer_timeout_s=timing.lease_s,
         )
         self._subscriptions: list[Subscription] = []
-        self._submissions: Subscription | None = None
+        self._submissions: list[Subscription] = []
         self._warming: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -74,9 +74,10 @@ class RouterApp:
             await subscribe(subjects.cancel(), self._on_cancel),
         ]
         self._warming = asyncio.create_task(self._warm_up())
-        self._submissions = await subscribe(
-            subjects.submit_any(), self._on_submit, queue=Subjects.queue("router")
-        )
+        self._submissions = [
+            await subscribe(subjects.router_submit(self._id), self._on_submit),
+            await subscribe(subjects.submit_any(), self._on_submit, queue=Subjects.queue("router")),
+        ]
 
     def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
         return None, {
@@ -91,8 +92,8 @@ class RouterApp:
     async def drain(self) -> None:
         """Gives the whole line back; who was offered to a worker is waited for."""
         self._dispatcher.is_draining = True
-        if self._submissions:
-            await self._submissions.unsubscribe()
+        for subscription in self._submissions:
+            await subscription.unsubscribe()
         self._dispatcher.give_back_line()
         await self._dispatcher.settle_all()
 

@@ -187,7 +187,10 @@ class Client:
         data = encode(state.build_message(self._now()))
         try:
             timeout_s = state.answer_timeout_s(self.timing.lease_s)
-            answer = await self.bus.request(self.subjects.submit(self.model), data, timeout_s)
+            router_id = state.router_to_ask(self.fleet)
+            subjects = self.subjects
+            subject = subjects.router_submit(router_id) if router_id else subjects.submit(self.model)
+            answer = await self.bus.request(subject, data, timeout_s)
             reply = decode(SubmitReply, answer)
         except (BusError, DecodeError) as error:
             self.recorder.record(request_id, "no reply", attempt=attempt, why=error.message)

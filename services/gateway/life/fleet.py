@@ -78,6 +78,15 @@ class Fleet:
     def ready(self, service: str) -> list[Heartbeat]:
         return [m.beat for (kind, _), m in self._members.items() if kind == service and m.beat.state == READY]
 
+    def last_heard(self, service: str) -> str:
+        """The one that takes work and was heard last; "" for none."""
+        found = [
+            (m.seen_at, name)
+            for (kind, name), m in self._members.items()
+            if kind == service and m.beat.state == READY
+        ]
+        return max(found, default=(0.0, ""))[1]
+
     def pick_detokenizer(self, avoid: Iterable[str] = ()) -> str:
         """A live one that takes work, at random; one of ``avoid`` only when there is no other; "" for none."""
         ids = sorted(beat.instance_id for beat in self.ready("detokenizer"))

@@ -64,7 +64,7 @@ class RequestState:
         self._deadline = now + spec.timeout_s - spec.waited_s if spec.timeout_s > 0 else float("inf")
         self._started_at = self._reported_at = self._retry_at = now
         self._backoff_s = 0.0
-        self._answer_s = patience.answer_s
+        self._num_silences = 0  # routers asked in a row that did not answer
         self.scores = PromptScores(len(spec.prompt_ids)) if spec.prompt_logprobs >= 0 else None
         self.awaits_scores = self.scores is not None and not self.scores.is_complete
         self._crashes = Crashes()
@@ -137,15 +137,22 @@ class RequestState:
     def answer_timeout_s(self, lease_s: float) -> float:
         """How long to wait for a router's answer. One that was killed with the question in its hands gives none.
 
-        Routers answer at once, so silence is soon a reason to ask another; as a rule that is somebody else. The
-        wait grows, so that routers which are merely slow do not get ever more to do.
+        Routers answer at once, so silence is soon a reason to ask another. The wait grows, so that routers which
+        are merely slow do not get ever more to do.
         """
-        return min(self._answer_s, max(1.0, lease_s))
+        return min(self._patience.answer_s * 2 ** min(self._num_silences, 8), max(1.0, lease_s))
+
+    def router_to_ask(self, fleet: Fleet) -> str:
+        """Whomever NATS picks (""), or after silence the one heard last: NATS goes on picking one that is paused.
+
+        Every other time only, because a router of an older version is not asked by its name.
+        """
+        return fleet.last_heard("router") if self._num_silences % 2 else ""
 
     def on_reply(self, attempt: int, reply: SubmitReply, now: float, fleet: Fleet) -> list[Action]:
         if not self._is_asking(attempt):
             return []
-        self._answer_s = self._patience.answer_s
+        self._num_silences = 0
         if reply.accepted:
             self._on_held("router", reply.holder_id, now)
             return []
@@ -165,7 +172,7 @@ class RequestState:
             return []
         if error.status < 500:  # over the bus's limit: it can never be sent
             return self.fail(error)
-        self._answer_s *= 2
+        self._num_silences += 1
         return self._wait(
             now, fleet, Unavailable(f"no router took the request: {error.message}", retry_after_s=1.0)
         )

@@ -51,6 +51,16 @@ def test_everybody_has_one_lease_after_the_bus_came_back() -> None:
         assert gone == ([("worker", "w1")] if i == 5 else [])
 
 
+def test_who_was_heard_last() -> None:
+    fleet = new_fleet()
+    assert fleet.last_heard("router") == ""
+    hear(fleet, 0.0, beat("router", "r1"), beat("router", "r2"), beat("worker", "w1"))
+    hear(fleet, 0.4, beat("router", "r1"))
+    assert fleet.last_heard("router") == "r1"
+    hear(fleet, 0.8, beat("router", "r2"), beat("router", "r1", DRAINING))
+    assert fleet.last_heard("router") == "r2"
+
+
 DEFAULT = Timing()
 PHASES = [DEFAULT.heartbeat_s * i / 20 for i in range(21)]
 

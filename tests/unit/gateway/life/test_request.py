@@ -339,6 +339,20 @@ def test_a_silent_router_is_given_less_than_a_lease_and_then_more_and_more() -> 
     assert stage.request.answer_timeout_s(TIMING.lease_s) == 0.4
 
 
+def test_after_silence_the_router_that_was_heard_last_is_asked() -> None:
+    stage = Stage()
+    stage.live["router"] = ["paused", "r2"]
+    stage.beat()
+    stage.live["router"] = ["r2"]
+    stage.submit()
+    asked = []
+    for attempt in range(1, 5):
+        asked.append(stage.request.router_to_ask(stage.fleet))
+        stage.request.on_no_reply(attempt, RequestTimeout("none"), stage.now, stage.fleet)
+        assert stage.pass_time(0.5) == [Submit(attempt + 1)]
+    assert asked == ["", "r2", "", "r2"]
+
+
 def test_an_accepted_request_waits_without_end_for_a_router() -> None:
     stage = Stage().start()
     actions = stage.request.on_bounced(1, stage.now, stage.fleet)
