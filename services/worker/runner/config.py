@@ -33,7 +33,7 @@ class RunnerConfig:
     """Batch sizes up to this each have a graph of their own; above it one every graph_grow_step_size."""
     graph_grow_step_size: int = 16
     peer_memory: bool = True
-    """Whether ranks on GPUs sum small tensors by reading each other's memory, where they can."""
+    """Whether ranks on GPUs sum over memory that they map into one another, where they can."""
     cpu_threads: int | None = None
     """Threads for one rank's arithmetic on cpu; None: the machine's cores over the ranks, less one."""
 

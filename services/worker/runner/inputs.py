@@ -55,10 +55,10 @@ def decode_lengths(size: int, writes: int) -> tuple[int, ...]:
 
 
 @cache
-def mixed_lengths(shape: StepShape, writes: int) -> tuple[int, ...]:
-    """The lengths of FIELDS in a captured step with chunks, padding included, and `writes` table writes."""
+def mixed_lengths(shape: StepShape) -> tuple[int, ...]:
+    """The lengths of FIELDS in a captured step with chunks, padding included, without table writes."""
     others = {"query_start": shape.rows + 1} | dict.fromkeys(_TOKEN_FIELDS, shape.tokens)
-    others |= dict.fromkeys(_TABLE_FIELDS, writes)
+    others |= dict.fromkeys(_TABLE_FIELDS, 0)
     return tuple(others.get(name, shape.rows) for name in FIELDS)
 
 
@@ -156,7 +156,7 @@ def mixed_values(
 
 def empty_step(shape: StepShape, parameters: SlotParameters) -> list[Array]:
     """The numbers of a step that is all padding."""
-    return mixed_values(StepPlan(0), NO_ROWS, _NONE, parameters, [_NONE, _NONE], shape)
+    return mixed_values(StepPlan(0), NO_ROWS, _NONE, parameters, _NO_WRITES, shape)
 
 
 def _pad_rows(values: Array, num_decodes: int, shape: StepShape, fill: int) -> Array:

@@ -13,7 +13,7 @@ from kernels.sampling import SampleOutput, sample
 from services.worker.layers.attention import KVPool, StepMeta
 from services.worker.models.llama import LlamaForCausalLM
 from services.worker.runner.dynamic_rope import RopeRows
-from services.worker.runner.graphs import StepGraphs
+from services.worker.runner.graphs import Size, StepGraphs
 from services.worker.runner.handle import DeviceHandle
 from services.worker.runner.inputs import (
     FIELDS,
@@ -128,15 +128,15 @@ class ModelRunner:
             return draw(self._staging.views(decode_lengths(size, 0)), "slots", hidden, features)
 
         def mixed_inputs(shape: StepShape) -> None:
-            self._staging.pack(empty_step(shape, self._parameters), mixed_lengths(shape, 0))
+            self._staging.pack(empty_step(shape, self._parameters), mixed_lengths(shape))
 
         def mixed(shape: StepShape) -> Tensor:
-            views, longest = self._staging.views(mixed_lengths(shape, 0)), self._max_model_len
+            views, longest = self._staging.views(mixed_lengths(shape)), self._max_model_len
             hidden = self._forward_mixed(views, shape.decodes, min(shape.tokens, longest), longest)
             return hidden.index_select(0, views["last_token_rows"])
 
         def draw_mixed(shape: StepShape, hidden: Tensor, features: int) -> SampleOutput:
-            return draw(self._staging.views(mixed_lengths(shape, 0)), "sampled_slots", hidden, features)
+            return draw(self._staging.views(mixed_lengths(shape)), "sampled_slots", hidden, features)
 
         self._decode_graphs = StepGraphs(sizes, decode, draw_decodes, decode_inputs)
         self._mixed_graphs = StepGraphs(shapes, mixed, draw_mixed, mixed_inputs)
@@ -150,17 +150,11 @@ class ModelRunner:
         values = decode_values(batch, positions, slot_mapping, self._parameters.token_index[slots], writes)
         views = self._staging.pack(values, decode_lengths(size, len(writes[0])), batch.version)
         self._write_tables(views)
+        if self._decode_graphs is not None and self._decode_size(rows) is not None:
+            return slots, self._replay(self._decode_graphs, size, views, "slots", slots)
+        hidden = self._forward_decodes(views, size, int(positions.max()) + 1)
         features = self._parameters.take_features(slots)
-        graphs = self._decode_graphs
-        if graphs is None or self._decode_size(rows) is None:
-            hidden = self._forward_decodes(views, size, int(positions.max()) + 1)
-        else:
-            hidden = graphs.forward(size)
-            output = graphs.finish(size, features)
-            if output is not None:
-                return slots, output if rows == size else SampleOutput(output.ids[:rows])
-            views = {name: view[:rows] for name, view in views.items()}
-        return slots, self._sample(hidden[:rows], views, views["slots"], slots, features)
+        return slots, self._sample(hidden, views, views["slots"], slots, features)
 
     def _run_mixed(
         self, plan: StepPlan, writes: list[Array]
@@ -173,8 +167,8 @@ class ModelRunner:
         views = self._staging.pack(values, tuple(value.size for value in values))
         self._write_tables(views)
         slots = rows.slots[rows.sampled]
-        if shape is not None:
-            return slots, self._replay_mixed(shape, views, slots), None
+        if shape is not None and self._mixed_graphs is not None:
+            return slots, self._replay(self._mixed_graphs, shape, views, "sampled_slots", slots), None
         longest_chunk, longest = int(rows.query_lens.max()), int(rows.seq_lens.max())
         hidden = self._forward_mixed(views, num_decodes, longest_chunk, longest)
         prompt = score_prompts(self.model, hidden, plan) if plan.has_scored else None
@@ -185,19 +179,23 @@ class ModelRunner:
         features = self._parameters.take_features(slots)
         return slots, self._sample(hidden, views, views["sampled_slots"], slots, features), prompt
 
-    def _replay_mixed(self, shape: StepShape, views: dict[str, Tensor], slots: Array) -> SampleOutput | None:
-        """Replays a step with chunks; `slots` are those that sample."""
-        graphs, count = self._mixed_graphs, len(slots)
-        assert graphs is not None  # the shape is one of its
-        hidden = graphs.forward(shape)
+    def _replay(
+        self, graphs: StepGraphs[Size], size: Size, views: dict[str, Tensor], field: str, slots: Array
+    ) -> SampleOutput | None:
+        """Replays a captured step, in which the first of the padded rows are `slots`, those that sample.
+
+        field: where the views have these slots.
+        """
+        count = len(slots)
+        hidden = graphs.forward(size)
         if not count:
             return None
         features = self._parameters.take_features(slots)
-        output = graphs.finish(shape, features)
+        output = graphs.finish(size, features)
         if output is not None:
-            return SampleOutput(output.ids[:count])
+            return output if output.ids.shape[0] == count else SampleOutput(output.ids[:count])
         views = {name: view[:count] for name, view in views.items()}
-        return self._sample(hidden[:count], views, views["sampled_slots"], slots, features)
+        return self._sample(hidden[:count], views, views[field], slots, features)
 
     def _mixed_shape(self, plan: StepPlan) -> StepShape | None:
         """The captured shape that this step with chunks is padded to, if there is one."""
