@@ -49,6 +49,7 @@ class Timing:
     heartbeat_s: float = 0.4
     lease_s: float = 1.35
     drain_timeout_s: float = 30.0
+    phase_s: float = 0.0  # of the beats; another one for each service in simulations, as if on machines of their own
 
 
 class App(Protocol):
@@ -140,13 +141,18 @@ class ServiceRuntime:
         await self.bus.close()
 
     async def _run_beats(self) -> None:
-        """A beat and a tick each interval; between them early beats."""
+        """A beat and a tick each interval; between them early beats.
+
+        Intervals begin at the multiples of their length by the machine's clock, so services of one machine beat
+        together: who hears several of them is woken once, and by its own beat.
+        """
         loop, due_at = asyncio.get_running_loop(), 0.0
+        interval_s, phase_s = self.timing.heartbeat_s, self.timing.phase_s
         while True:
             sent_at = loop.time()
             is_due = sent_at >= due_at - MIN_BEAT_GAP_S  # timers of uvloop are early by up to a millisecond
             if is_due:
-                due_at = sent_at + self.timing.heartbeat_s
+                due_at = phase_s + interval_s * ((sent_at + MIN_BEAT_GAP_S - phase_s) // interval_s + 1)
             try:
                 await self._send_heartbeat()
                 if is_due and self.state != events.STARTING:

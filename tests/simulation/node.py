@@ -21,7 +21,7 @@ from tests.simulation.loop import Process, VirtualLoop
 log = logging.getLogger(__name__)
 
 MODEL = "sim"
-TIMING = Timing(drain_timeout_s=2.0)
+DRAIN_TIMEOUT_S = 2.0
 SUBJECTS = Subjects("sim")
 
 Build = Callable[[Context], Awaitable[App]]
@@ -86,9 +86,10 @@ class Node:
         self.bus = MemoryBus(self.broker, self.name)
         rng = random.Random(self.rng.getrandbits(64))
         settings = _settings(self.service, tuple(self.flags))
-        context = Context(settings, identity, self.bus, SUBJECTS, TIMING, metrics, recorder, rng)
+        timing = Timing(drain_timeout_s=DRAIN_TIMEOUT_S, phase_s=rng.random())
+        context = Context(settings, identity, self.bus, SUBJECTS, timing, metrics, recorder, rng)
         app = await self.build(context)
-        runtime = ServiceRuntime(identity, self.bus, SUBJECTS, app, TIMING, recorder)
+        runtime = ServiceRuntime(identity, self.bus, SUBJECTS, app, timing, recorder)
         context.beat_now, context.fail = runtime.beat_now, runtime.fail
         await runtime.start()
         self.runtime = runtime

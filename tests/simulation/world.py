@@ -22,7 +22,7 @@ from tests.simulation.language import decoding
 from tests.simulation.log_keeper import LogKeeper
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.network import Network
-from tests.simulation.node import MODEL, SUBJECTS, TIMING, Node
+from tests.simulation.node import MODEL, SUBJECTS, Node
 from tests.simulation.plan import FAULTS_END_S, SERVICES, Ask, Fault, Kind, Plan
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class GatewayApp:
             context.subjects,
             context.identity.instance_id,
             MODEL,
-            TIMING,
+            context.timing,
             context.rng,
             context.recorder,
         )
