@@ -90,7 +90,7 @@ class _Exchange:
 
     def __init__(self, record: Record) -> None:
         self.record, self.events, self.status_body = record, EventReader(), b""
-        self.is_complete = False
+        self.is_complete = self.is_kept = False
         self.now = 0.0
         self.parser = httptools.HttpResponseParser(self)
 
@@ -103,6 +103,7 @@ class _Exchange:
 
     def on_message_complete(self) -> None:
         self.is_complete = True
+        self.is_kept = self.parser.should_keep_alive()  # once the message is over, it always says no
         status = self.parser.get_status_code()
         if status != 200:
             self.record.error = f"status {status}: {_message(self.status_body)}"
@@ -147,7 +148,7 @@ class Connection:
             if not received:
                 raise EOFError("the server closed the connection")
             exchange.parser.feed_data(received)
-        if not exchange.parser.should_keep_alive():
+        if not exchange.is_kept:
             self.close()
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -32,15 +32,15 @@ def main(argv: list[str]) -> int:
     flags = _flags(argv)
     workloads = chosen_workloads(flags)
     screen = Screen()
-    target = asyncio.run(_target(flags))
-    conditions = _conditions(flags, target, asyncio.run(_server_version(target)))
+    targets = asyncio.run(_targets(flags))
+    conditions = _conditions(flags, targets, asyncio.run(_server_version(targets[0])))
     screen.line(
-        f"{target.model} at {target.base_url} ({conditions['server']}), client {VERSION} "
+        f"{targets[0].model} at {conditions['base_url']} ({conditions['server']}), client {VERSION} "
         f"at {conditions['commit']} on {conditions['machine']}, {conditions['cores']} cores, seed {flags.seed}"
     )
     results: list[tuple[Workload, Summary]] = []
     for workload in workloads:
-        summary = asyncio.run(_run(target, workload, flags, screen))
+        summary = asyncio.run(_run(targets, workload, flags, screen))
         results.append((workload, summary))
         _show(workload, summary, screen)
     if flags.json:
@@ -67,7 +67,9 @@ def _flags(argv: list[str]) -> Namespace:
     arguments.add_argument("--prefixes", type=int, dest="num_prefixes", help="shared prefixes")
     arguments.add_argument("--prefix-len", type=int, help="tokens of a shared prefix")
     arguments.add_argument(
-        "--base-url", default="", help="the server's address up to /v1; the one that is up"
+        "--base-url",
+        default="",
+        help="the server's address up to /v1, or several, comma-separated; all gateways of the run that is up",
     )
     arguments.add_argument("--api-key", default=os.environ.get("SHOAL_API_KEY", ""))
     arguments.add_argument("--model", default="", help="the server's first by default")
@@ -109,20 +111,20 @@ def chosen_workloads(flags: Namespace) -> list[Workload]:
     return [replace(WORKLOADS[name], **changed) for name in names]
 
 
-async def _target(flags: Namespace) -> Target:
-    base_url, api_key = flags.base_url.rstrip("/"), flags.api_key
-    if not base_url:
+async def _targets(flags: Namespace) -> list[Target]:
+    base_urls, api_key = [url.rstrip("/") for url in flags.base_url.split(",") if url], flags.api_key
+    if not base_urls:
         run = rundir.choose_run(rundir.state_root(os.environ), flags.run)
         if not run.gateways:
             raise ConfigError(f"run {run.name} has no gateway yet; wait until `up` is ready")
-        base_url, api_key = run.gateways[0] + "/v1", api_key or run.api_key
+        base_urls, api_key = [url + "/v1" for url in run.gateways], api_key or run.api_key
     extra: dict[str, Any] = {} if flags.no_ignore_eos else {"ignore_eos": True}
     if flags.count == "ids":
         extra["return_token_ids"] = True
     elif flags.count == "continuous":
         extra["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    model = flags.model or await _first_model(base_url, api_key)
-    return Target(base_url, model, api_key, extra, flags.timeout)
+    model = flags.model or await _first_model(base_urls[0], api_key)
+    return [Target(base_url, model, api_key, extra, flags.timeout) for base_url in base_urls]
 
 
 async def _first_model(base_url: str, api_key: str) -> str:
@@ -144,7 +146,7 @@ async def _server_version(target: Target) -> str:
         return "version unknown"
 
 
-async def _run(target: Target, workload: Workload, flags: Namespace, screen: Screen) -> Summary:
+async def _run(targets: list[Target], workload: Workload, flags: Namespace, screen: Screen) -> Summary:
     num_processes = flags.procs or default_processes(workload.concurrency, usable_cores())
     began = time.monotonic()
 
@@ -159,7 +161,7 @@ async def _run(target: Target, workload: Workload, flags: Namespace, screen: Scr
 
     if not flags.no_warmup:
         await run_workload(
-            target,
+            targets,
             WARMUP,
             seed=flags.seed + 1,
             vocab_size=flags.vocab_size,
@@ -169,7 +171,7 @@ async def _run(target: Target, workload: Workload, flags: Namespace, screen: Scr
     began = time.monotonic()
     show(0)
     summary = await run_workload(
-        target,
+        targets,
         workload,
         seed=flags.seed,
         vocab_size=flags.vocab_size,
@@ -216,11 +218,11 @@ def _cells(value: Spread) -> tuple[str, str, str]:
     return (f"{value.mean:.2f}", f"{value.p50:.2f}", f"{value.p99:.2f}")
 
 
-def _conditions(flags: Namespace, target: Target, server: str) -> dict[str, Any]:
+def _conditions(flags: Namespace, targets: list[Target], server: str) -> dict[str, Any]:
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "base_url": target.base_url,
-        "model": target.model,
+        "base_url": ",".join(target.base_url for target in targets),
+        "model": targets[0].model,
         "server": server,
         "client": VERSION,
         "commit": _commit(),
@@ -229,7 +231,7 @@ def _conditions(flags: Namespace, target: Target, server: str) -> dict[str, Any]
         "python": platform.python_version(),
         "seed": flags.seed,
         "vocab_size": flags.vocab_size,
-        "request": target.extra,
+        "request": targets[0].extra,
         "warmup": not flags.no_warmup,
     }
 

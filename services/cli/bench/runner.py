@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def default_processes(concurrency: int, cores: int) -> int:
 
 
 async def run_workload(
-    target: Target,
+    targets: Sequence[Target],
     workload: Workload,
     *,
     seed: int,
@@ -48,14 +48,18 @@ async def run_workload(
     num_processes: int,
     on_progress: Callable[[int], None],
 ) -> Summary:
-    """Raises BenchError when a client process dies; failed requests are counted, not raised."""
+    """Connections take the targets in turn. Raises BenchError when a client process dies; a request that fails is
+    counted.
+    """
     parts = shares(plan(workload, seed, vocab_size), workload.concurrency, num_processes)
     folder = Path(tempfile.mkdtemp(prefix="shoal-bench-"))
     clients: list[_Client] = []
+    first = 0  # the target of a process's first connection: where the one before it left off
     try:
         for number, (requests, concurrency) in enumerate(parts):
-            file = folder / f"{number}.json"
-            clients.append(await _start(target, requests, concurrency, file, is_timed=workload.rate > 0))
+            file, turns = folder / f"{number}.json", [*targets[first:], *targets[:first]]
+            clients.append(await _start(turns, requests, concurrency, file, is_timed=workload.rate > 0))
+            first = (first + (len(requests) if workload.rate else concurrency)) % len(targets)
         for client in clients:
             await _read(client)  # ready: its prompts are in memory
         for client in clients:
@@ -73,7 +77,7 @@ async def run_workload(
 
 
 async def _start(
-    target: Target, requests: list[Planned], concurrency: int, records_file: Path, *, is_timed: bool
+    targets: list[Target], requests: list[Planned], concurrency: int, records_file: Path, *, is_timed: bool
 ) -> _Client:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -85,7 +89,7 @@ async def _start(
         preexec_fn=dies_with_parent(),
     )
     job = {
-        "target": asdict(target),
+        "targets": [asdict(target) for target in targets],
         "requests": [asdict(request) for request in requests],
         "concurrency": concurrency,
         "is_timed": is_timed,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from argparse import Namespace
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -142,7 +143,11 @@ def test_events_survive_any_split_of_the_bytes():
 
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[Target]:
+    """Ends when all of its connections are closed."""
+    handled: set[asyncio.Task[None] | None] = set()
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handled.add(asyncio.current_task())
         try:
             await handler(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -153,6 +158,14 @@ async def serving(handler: Handler) -> AsyncIterator[Target]:
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:
         yield Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "m", timeout_s=20.0)
+        await asyncio.gather(*filter(None, handled))
+
+
+async def ask(target: Target, output_len: int) -> Record:
+    connection = Connection(target)
+    found = await connection.run([1], output_len)
+    connection.close()
+    return found
 
 
 async def read_request(reader: asyncio.StreamReader) -> dict:
@@ -201,7 +214,7 @@ async def test_the_client_counts_tokens_that_share_chunks():
 async def test_ids_in_chunks_give_exact_counts():
     async with serving(stream) as plain:
         target = Target(plain.base_url, "m", extra={"return_token_ids": True})
-        found = await Connection(target).run([1], 5)
+        found = await ask(target, 5)
         assert [count for _, count in found.chunks] == [2, 2, 1]
 
 
@@ -213,7 +226,7 @@ async def test_a_refusal_is_a_failure_with_its_reason():
         await writer.drain()
 
     async with serving(refuse) as target:
-        found = await Connection(target).run([1], 5)
+        found = await ask(target, 5)
     assert found.error == "status 429: the line is full"
 
 
@@ -225,7 +238,7 @@ async def test_a_broken_stream_is_a_failure():
         await writer.drain()
 
     async with serving(break_off) as target:
-        found = await Connection(target).run([1], 5)
+        found = await ask(target, 5)
     assert "closed" in found.error
     assert summarize([found], 1.0).num_failed == 1
 
@@ -234,7 +247,7 @@ async def test_several_processes_see_every_request():
     progress: list[int] = []
     async with serving(stream) as target:
         found = await run_workload(
-            target,
+            [target],
             Workload("w", 4, 3, 10, 4),
             seed=1,
             vocab_size=500,
@@ -248,3 +261,26 @@ async def test_several_processes_see_every_request():
         40,
     )
     assert max(progress) == 10
+
+
+async def test_connections_are_kept_and_shared_out_over_the_servers():
+    served: Counter[str] = Counter()
+
+    def counting(name: str) -> Handler:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            served[name] += 1
+            await stream(reader, writer)
+
+        return handle
+
+    async with serving(counting("a")) as a, serving(counting("b")) as b, serving(counting("c")) as c:
+        found = await run_workload(
+            [a, b, c],
+            Workload("w", 4, 2, 24, 8),
+            seed=1,
+            vocab_size=500,
+            num_processes=2,
+            on_progress=lambda _: None,
+        )
+    assert found.num_completed == 24
+    assert sorted(served.values()) == [2, 3, 3]
