@@ -33,12 +33,19 @@ def pid_of(stack: Stack, target: str) -> int:
 
 async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> float:
     """Sends each fault's signal; what was paused goes on after PAUSE_S. Returns when it struck, by the wall clock."""
-    pids = [(await asyncio.to_thread(pid_of, stack, target), number) for target, number in faults]
+    pids = [await asyncio.to_thread(pid_of, stack, target) for target, _ in faults]
     await asyncio.sleep(after_s)
     struck_at = time.time()
-    for pid, number in pids:
-        os.kill(pid, number)
-    paused = [pid for pid, number in pids if number == PAUSE]
+    for i, (target, number) in enumerate(faults):
+        try:
+            os.kill(pids[i], number)
+        except (
+            ProcessLookupError
+        ):  # it was still ending because of an earlier strike; its successor is struck
+            await until(partial(stack.runs, target.removeprefix("rank of ")), target, RECOVERY_S)
+            pids[i] = await asyncio.to_thread(pid_of, stack, target)
+            os.kill(pids[i], number)
+    paused = [pid for pid, (_, number) in zip(pids, faults, strict=True) if number == PAUSE]
     if paused:
         await asyncio.sleep(PAUSE_S)
         for pid in paused:
