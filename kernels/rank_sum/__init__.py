@@ -78,3 +78,13 @@ def rank_sum_rms_norm(
     return rank_sum_rms_norm_triton(
         memory, residual, weight, eps, area, shared_out=residual.shape[0] > FEW_TOKENS
     )
+
+
+def kept_rows(memory: PeerMemory, residual: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`rows` int64 [R] of `residual` [T, H] after a call of more than FEW_TOKENS tokens: [R, H].
+
+    Zeros for tokens of other ranks' shares, so that the sum over ranks is each row as one of them kept it.
+    """
+    share = -(-residual.shape[0] // memory.ranks)
+    others = rows.div(share, rounding_mode="floor") != memory.rank
+    return residual.index_select(0, rows).masked_fill_(others.unsqueeze(1), 0.0)

@@ -1,5 +1,6 @@
 """Paged attention kernels in Triton's interpreter (or on a GPU) against float64."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -70,6 +71,21 @@ def test_a_captured_step_pads_rows_of_decodes_and_chunks_but_not_the_tokens_betw
     for attention in (paged_attention, partial(paged_attention_triton, decode=DECODE, prefill=config)):
         out = attention(step.q, step.k_cache, step.v_cache, step.meta, step.scale)
         assert relative_error(out[: len(case.q)], attention_answer(case)) < TOLERANCE[HALF]
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_the_last_token_of_a_chunk_may_be_attended_as_a_decode(window: int | None) -> None:
+    workspace = make_workspace(8, 4, 2, 16, DEVICE, max_splits=8)
+    case = attention_case(
+        [40, 3], [(18, 30), (2, 70)], head_dim=16, dtype=HALF, device=DEVICE, workspace=workspace
+    )
+    last = case.meta.query_start[1:].long() - 1
+    starts = torch.arange(5, dtype=torch.int32, device=DEVICE)
+    meta = replace(case.meta, query_start=starts, num_decodes=4, max_query_len=1, memo={})
+    answer = attention_answer(case, window)[last]
+    for attention in (paged_attention, partial(paged_attention_triton, decode=DECODE)):
+        out = attention(case.q[last], case.k_cache, case.v_cache, meta, case.scale, window)
+        assert relative_error(out, answer) < TOLERANCE[HALF]
 
 
 def test_more_splits_for_fewer_programs_and_longer_rows() -> None:

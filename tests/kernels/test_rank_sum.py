@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import DEVICE, HALF, TOLERANCE, relative_error
 
-from kernels.rank_sum import AREAS, PeerMemory
+from kernels.rank_sum import AREAS, PeerMemory, kept_rows
 
 pytest.importorskip("triton")
 from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
@@ -46,6 +46,22 @@ def test_every_rank_gets_the_normalised_sum_and_keeps_its_tokens_of_the_stream(
         expected[own] = summed[own]
         assert relative_error(mine, expected) < TOLERANCE[dtype]
         assert torch.equal(memory.partial(stream, area), partials[rank])
+
+
+def test_rows_that_ranks_keep_add_up_to_the_whole_stream() -> None:
+    torch.manual_seed(0)
+    ranks, rows = 4, torch.tensor([8, 0, 5, 2, 0], device=DEVICE)
+    memories, weight = ranks_of(ranks), torch.ones(64, device=DEVICE)
+    partials, summed = torch.randn(ranks, 9, 64, device=DEVICE), torch.zeros(5, 64, device=DEVICE)
+    stream = torch.randn(9, 64, device=DEVICE)
+    for memory, partial in zip(memories, partials, strict=True):
+        memory.partial(stream, 0).copy_(partial)
+    for memory in memories:
+        mine = stream.clone()
+        rank_sum_rms_norm_triton(memory, mine, weight, 1e-5, 0, shared_out=True, meet=False)
+        summed += kept_rows(memory, mine, rows)
+    answer = stream.double() + partials.double().sum(0)
+    assert relative_error(summed, answer[rows]) < TOLERANCE[torch.float32]
 
 
 def test_what_does_not_fit_is_refused() -> None:

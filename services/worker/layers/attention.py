@@ -32,16 +32,30 @@ class AttentionShape:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledRows:
+    """The R rows of a step that tokens are drawn for: of the last layer, only their outputs are read.
+
+    tokens: int64 [R], the last token of each among the step's T.
+    attention: the rows as decodes, with that token as their query.
+    """
+
+    tokens: Tensor
+    attention: AttentionMeta
+
+
+@dataclass(frozen=True, slots=True)
 class StepMeta:
     """Where a step's tokens are stored and what each attends to.
 
     slot_mapping: int64 [T], block * block_size + offset, -1 to store nothing.
     cos_sin: float32 [positions, head_dim], the RoPE table that positions index.
+    sampled: the rows whose final hidden states are wanted; None for every token's.
     """
 
     slot_mapping: Tensor
     cos_sin: Tensor
     attention: AttentionMeta
+    sampled: SampledRows | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
     """What the layers on cpu work out once for the step."""
 
@@ -94,20 +108,46 @@ class Attention:
             self.k_norm = RMSNorm(build, f"{name}.k_norm", shape.head_dim, shape.norm_eps).weight
 
     def __call__(
-        self, x: Tensor, stream: Tensor, next_norm: RMSNorm, positions: Tensor, kv: LayerKV, meta: StepMeta
+        self,
+        x: Tensor,
+        stream: Tensor,
+        next_norm: RMSNorm,
+        positions: Tensor,
+        kv: LayerKV,
+        meta: StepMeta,
+        only: SampledRows | None = None,
     ) -> Tensor:
         """Adds the attention of x [T, H] to the residual stream and returns that normalised: `add_and_normalise`.
 
-        positions: int64 [T]. The step's keys and values are written to `kv`.
+        positions: int64 [T]. The step's keys and values are written to `kv`. `only`: the rows that attend, of which
+        `stream` [R, H] then is; without it all do.
         """
-        return self.o.add_and_normalise(self._attend(self.qkv(x), positions, kv, meta), stream, next_norm)
+        attended = self._attend(self.qkv(x), positions, kv, meta, only)
+        return self.o.add_and_normalise(attended, stream, next_norm)
 
-    def add_to(self, stream: Tensor, norm: RMSNorm, positions: Tensor, kv: LayerKV, meta: StepMeta) -> None:
-        """Adds the attention of the normalised residual stream [T, H] to it in place. Needs `o.can_add`."""
-        self.o.add_to(stream, self._attend(self.qkv.of_norm(stream, norm), positions, kv, meta))
+    def add_to(
+        self,
+        stream: Tensor,
+        norm: RMSNorm,
+        positions: Tensor,
+        kv: LayerKV,
+        meta: StepMeta,
+        only: SampledRows | None = None,
+    ) -> Tensor:
+        """Adds the attention of the normalised residual stream [T, H] to it in place. Needs `o.can_add`.
 
-    def _attend(self, qkv: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta) -> Tensor:
-        """qkv [T, (query + 2 KV heads) * head_dim] to the heads' outputs side by side."""
+        Returns the stream; with `only`, a copy of these rows of it [R, H], to which their attention is added.
+        """
+        attended = self._attend(self.qkv.of_norm(stream, norm), positions, kv, meta, only)
+        if only is not None:
+            stream = stream.index_select(0, only.tokens)
+        self.o.add_to(stream, attended)
+        return stream
+
+    def _attend(
+        self, qkv: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta, only: SampledRows | None
+    ) -> Tensor:
+        """qkv [T, (query + 2 KV heads) * head_dim] to the heads' outputs side by side, of all tokens or `only` [R]."""
         q = rope_and_store(
             qkv,
             positions,
@@ -122,8 +162,11 @@ class Attention:
             self.norm_eps,
             meta.memo,
         )
-        out = paged_attention(q, kv.k, kv.v, meta.attention, self.scale, self.sliding_window)
-        return out.view(qkv.shape[0], self.num_q_heads * self.head_dim)
+        attention = meta.attention
+        if only is not None:
+            q, attention = q.index_select(0, only.tokens), only.attention
+        out = paged_attention(q, kv.k, kv.v, attention, self.scale, self.sliding_window)
+        return out.view(len(q), self.num_q_heads * self.head_dim)
 
 
 class KVPool:

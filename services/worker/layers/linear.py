@@ -17,7 +17,7 @@ from kernels.linear import (
     norm_linear,
     norm_linear_silu_and_mul,
 )
-from kernels.rank_sum import rank_sum_rms_norm
+from kernels.rank_sum import FEW_TOKENS, kept_rows, rank_sum_rms_norm
 from services.worker.errors import ConfigError
 from services.worker.layers.build import Build
 from services.worker.layers.norm import RMSNorm
@@ -115,3 +115,14 @@ class RowParallelLinear:
     def add_to(self, stream: Tensor, x: Tensor) -> None:
         """Adds the product of x to the residual stream in place."""
         linear_add(x, self.weight, stream)
+
+
+def stream_rows(stream: Tensor, rows: Tensor, tp: TensorParallel) -> Tensor:
+    """A copy of the rows int64 [R] of a residual stream [T, H], whole on every rank: [R, H].
+
+    Exact where `add_and_normalise` left each rank the stream of some tokens only: it sums one rank's row and zeros.
+    """
+    memory = tp.shared_memory(stream)
+    if memory is None or len(stream) <= FEW_TOKENS:
+        return stream.index_select(0, rows)
+    return tp.all_reduce(kept_rows(memory, stream, rows))

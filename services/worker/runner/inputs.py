@@ -22,6 +22,7 @@ _STEADY_FIELDS = {
     "query_start": "int32",
     "last_token_rows": "int64",
     "sampled_slots": "int64",
+    "sampled_lens": "int32",
     **{name: np.dtype(kind).name for name, kind in ROW_PARAMETERS.items()},
 }
 # Block table writes.
@@ -30,7 +31,7 @@ _TABLE_FIELDS = {"table_index": "int64", "table_blocks": "int32"}
 FIELDS = _TOKEN_FIELDS | _MOVING_FIELDS | _STEADY_FIELDS | _TABLE_FIELDS
 STEADY = slice(len(_TOKEN_FIELDS | _MOVING_FIELDS), len(FIELDS) - len(_TABLE_FIELDS))
 # What a decode step finds on the device or does not need.
-_NOT_IN_DECODES = {"ids", "query_start", "last_token_rows", "sampled_slots"}
+_NOT_IN_DECODES = {"ids", "query_start", "last_token_rows", "sampled_slots", "sampled_lens"}
 _NONE = np.empty(0, np.int64)
 _ZERO = np.zeros(1, np.int64)
 _NO_WRITES: list[Array] = [_NONE, np.empty(0, np.int32)]
@@ -85,7 +86,7 @@ def decode_batch(version: int, plan_slots: list[int], size: int, parameters: Slo
     slots = np.asarray(plan_slots, np.int64)
     padded = _pad(slots, size, parameters.max_slots)
     numbers = [values[padded] for values in parameters.numbers.values()]
-    return DecodeBatch(version, plan_slots, slots, size, [padded, _NONE, _NONE, _NONE, *numbers])
+    return DecodeBatch(version, plan_slots, slots, size, [padded, _NONE, _NONE, _NONE, _NONE, *numbers])
 
 
 def decode_values(
@@ -124,19 +125,18 @@ def mixed_values(
 
     A decode's id is ~slot: the device has it. Padded to `shape`: decode rows without context, chunks and, after the
     last token, tokens of no row. Tokens have no padding in between: the first chunk's come right after the decodes'.
+    Of a step that samples nothing, the rows that sample are one of padding: no product has a form for none.
     """
     ids = [~rows.slots[: len(plan.decode_slots)], *(chunk.token_ids for chunk in plan.prefills)]
-    sampled_slots = rows.slots[rows.sampled]
-    last_tokens = np.cumsum(rows.query_lens)[rows.sampled] - 1
+    scratch = parameters.max_slots
+    num_sampled = max(len(rows.sampled), 1) if shape is None else shape.rows
+    sampled_slots = _pad(rows.slots[rows.sampled], num_sampled, scratch)
+    last_tokens = _pad(np.cumsum(rows.query_lens)[rows.sampled] - 1, num_sampled, 0)
+    sampled_lens = _pad(rows.seq_lens[rows.sampled], num_sampled, 0)
     tokens = [np.concatenate(ids), rope_rows, rows.slot_mapping]
     slots, seq_lens, query_lens = rows.slots, rows.seq_lens, rows.query_lens
     if shape is not None:
-        scratch = parameters.max_slots
         tokens = [_pad(values, shape.tokens, fill) for values, fill in zip(tokens, (0, 0, -1), strict=True)]
-        sampled_slots, last_tokens = (
-            _pad(sampled_slots, shape.rows, scratch),
-            _pad(last_tokens, shape.rows, 0),
-        )
         slots, seq_lens, query_lens = (
             _pad_rows(values, len(plan.decode_slots), shape, fill)
             for values, fill in ((slots, scratch), (seq_lens, 0), (query_lens, 0))
@@ -149,6 +149,7 @@ def mixed_values(
         np.concatenate((_ZERO, np.cumsum(query_lens))),
         last_tokens,
         sampled_slots,
+        sampled_lens,
         *(values[sampled_slots] for values in parameters.numbers.values()),
         *writes,
     ]

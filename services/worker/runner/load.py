@@ -23,7 +23,7 @@ from services.worker.runner.interface import RunnerInfo
 from services.worker.runner.memory import PoolLimits, cpu_blocks, cuda_blocks
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
-from services.worker.runner.shapes import decode_sizes, mixed_shapes
+from services.worker.runner.shapes import MAX_CHUNKS, decode_sizes, mixed_shapes
 from services.worker.sampling.history import PenaltyCounts
 from services.worker.weights import open_weights
 
@@ -148,7 +148,8 @@ def new_runner(config: RunnerConfig, loaded: LoadedModel, num_blocks: int) -> Mo
     workspace = None
     if device.type == "cuda":
         num_q_heads = model.num_q_heads // loaded.tp.size
-        workspace = make_workspace(config.max_slots, num_q_heads, loaded.num_kv_heads, model.head_dim, device)
+        rows = config.max_slots + MAX_CHUNKS
+        workspace = make_workspace(rows, num_q_heads, loaded.num_kv_heads, model.head_dim, device)
     return ModelRunner(
         loaded.model,
         kv,

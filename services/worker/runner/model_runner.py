@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.attention import AttentionMeta, Workspace
 from kernels.sampling import SampleOutput, sample
-from services.worker.layers.attention import KVPool, StepMeta
+from services.worker.layers.attention import KVPool, SampledRows, StepMeta
 from services.worker.models.llama import LlamaForCausalLM
 from services.worker.runner.dynamic_rope import RopeRows
 from services.worker.runner.graphs import Size, StepGraphs
@@ -31,7 +31,7 @@ from services.worker.runner.inputs import (
 from services.worker.runner.interface import MAX_IN_FLIGHT
 from services.worker.runner.plan import StepPlan
 from services.worker.runner.prompt_scores import PromptScoreTensors, score_prompts
-from services.worker.runner.shapes import StepShape, fit_shape, fit_size
+from services.worker.runner.shapes import MAX_CHUNKS, StepShape, few_sample, fit_shape, fit_size
 from services.worker.runner.slots import Array, SlotTable
 from services.worker.runner.staging import Staging, upload
 from services.worker.sampling.parameters import SlotParameters
@@ -69,7 +69,7 @@ class ModelRunner:
         self._last_token = torch.zeros(max_slots + 1, dtype=torch.int64, device=self.device)
         host_tables = torch.from_numpy(self._table.tables)
         self._tables = host_tables if self.device.type == "cpu" else host_tables.to(self.device)
-        self._decode_starts = torch.arange(max_slots + 1, dtype=torch.int32, device=self.device)
+        self._decode_starts = torch.arange(max_slots + MAX_CHUNKS + 1, dtype=torch.int32, device=self.device)
         self._decode_graphs: StepGraphs[int] | None = None
         self._mixed_graphs: StepGraphs[StepShape] | None = None
         self._batch: DecodeBatch | None = None
@@ -115,9 +115,7 @@ class ModelRunner:
             self._staging.pack(values, decode_lengths(size, 0))
 
         def decode(size: int) -> Tensor:
-            return self._forward_decodes(
-                self._staging.views(decode_lengths(size, 0)), size, self._max_model_len
-            )
+            return self._forward_decodes(self._staging.views(decode_lengths(size, 0)), self._max_model_len)
 
         def draw(views: dict[str, Tensor], slots: str, hidden: Tensor, features: int) -> SampleOutput:
             output = sample(self.model.logits(hidden), row_tensors(views, features), views["token_index"])
@@ -132,8 +130,7 @@ class ModelRunner:
 
         def mixed(shape: StepShape) -> Tensor:
             views, longest = self._staging.views(mixed_lengths(shape)), self._max_model_len
-            hidden = self._forward_mixed(views, shape.decodes, min(shape.tokens, longest), longest)
-            return hidden.index_select(0, views["last_token_rows"])
+            return self._forward_mixed(views, shape.decodes, min(shape.tokens, longest), longest)
 
         def draw_mixed(shape: StepShape, hidden: Tensor, features: int) -> SampleOutput:
             return draw(self._staging.views(mixed_lengths(shape)), "sampled_slots", hidden, features)
@@ -152,7 +149,7 @@ class ModelRunner:
         self._write_tables(views)
         if self._decode_graphs is not None and self._decode_size(rows) is not None:
             return slots, self._replay(self._decode_graphs, size, views, "slots", slots)
-        hidden = self._forward_decodes(views, size, int(positions.max()) + 1)
+        hidden = self._forward_decodes(views, int(positions.max()) + 1)
         features = self._parameters.take_features(slots)
         return slots, self._sample(hidden, views, views["slots"], slots, features)
 
@@ -170,12 +167,13 @@ class ModelRunner:
         if shape is not None and self._mixed_graphs is not None:
             return slots, self._replay(self._mixed_graphs, shape, views, "sampled_slots", slots), None
         longest_chunk, longest = int(rows.query_lens.max()), int(rows.seq_lens.max())
-        hidden = self._forward_mixed(views, num_decodes, longest_chunk, longest)
-        prompt = score_prompts(self.model, hidden, plan) if plan.has_scored else None
+        hidden = self._forward_mixed(views, num_decodes, longest_chunk, longest, every_token=plan.has_scored)
+        prompt = None
+        if plan.has_scored:
+            prompt = score_prompts(self.model, hidden, plan)
+            hidden = hidden.index_select(0, views["last_token_rows"])
         if not len(slots):
             return slots, None, prompt
-        if len(slots) < len(rows.positions):
-            hidden = hidden.index_select(0, views["last_token_rows"])
         features = self._parameters.take_features(slots)
         return slots, self._sample(hidden, views, views["sampled_slots"], slots, features), prompt
 
@@ -206,9 +204,14 @@ class ModelRunner:
         )
 
     def _forward_mixed(
-        self, views: dict[str, Tensor], num_decodes: int, max_query_len: int, max_seq_len: int
+        self,
+        views: dict[str, Tensor],
+        num_decodes: int,
+        max_query_len: int,
+        max_seq_len: int,
+        every_token: bool = False,
     ) -> Tensor:
-        """Decode rows, and chunks after them, to the hidden states [T, H] of all tokens."""
+        """Decode rows, and chunks after them, to the hidden states [R, H] of those that sample, or [T, H] of all tokens."""
         meta = AttentionMeta(
             block_tables=self._tables.index_select(0, views["slots"]),
             seq_lens=views["seq_lens"],
@@ -218,25 +221,41 @@ class ModelRunner:
             max_seq_len=max_seq_len,
             workspace=self._workspace,
         )
-        ids = views["ids"]
+        ids, last_tokens = views["ids"], views["last_token_rows"]
+        sampled = None
+        if not every_token and few_sample(len(ids), len(last_tokens)):
+            rows = self._decode_meta(views["sampled_slots"], views["sampled_lens"], max_seq_len)
+            sampled = SampledRows(last_tokens, rows)
         # ~slot stands for what was last drawn there, which need not have reached the host.
         drawn = self._last_token.index_select(0, (~ids).clamp_(min=0))
-        return self._forward(torch.where(ids < 0, drawn, ids), views, meta)
+        hidden = self._forward(torch.where(ids < 0, drawn, ids), views, meta, sampled)
+        return hidden if every_token or sampled is not None else hidden.index_select(0, last_tokens)
 
-    def _forward_decodes(self, views: dict[str, Tensor], size: int, max_seq_len: int) -> Tensor:
-        meta = AttentionMeta(
-            block_tables=self._tables.index_select(0, views["slots"]),
-            seq_lens=views["seq_lens"],
+    def _forward_decodes(self, views: dict[str, Tensor], max_seq_len: int) -> Tensor:
+        meta = self._decode_meta(views["slots"], views["seq_lens"], max_seq_len)
+        return self._forward(self._last_token.index_select(0, views["slots"]), views, meta)
+
+    def _decode_meta(self, slots: Tensor, seq_lens: Tensor, max_seq_len: int) -> AttentionMeta:
+        """Rows of one query each: the last of seq_lens [R] tokens of the sequence in a slot."""
+        size = len(slots)
+        return AttentionMeta(
+            block_tables=self._tables.index_select(0, slots),
+            seq_lens=seq_lens,
             query_start=self._decode_starts[: size + 1],
             num_decodes=size,
             max_query_len=1,
             max_seq_len=max_seq_len,
             workspace=self._workspace,
         )
-        return self._forward(self._last_token.index_select(0, views["slots"]), views, meta)
 
-    def _forward(self, ids: Tensor, views: dict[str, Tensor], meta: AttentionMeta) -> Tensor:
-        step = StepMeta(views["slot_mapping"], self._rope.cos_sin, meta)
+    def _forward(
+        self,
+        ids: Tensor,
+        views: dict[str, Tensor],
+        meta: AttentionMeta,
+        sampled: SampledRows | None = None,
+    ) -> Tensor:
+        step = StepMeta(views["slot_mapping"], self._rope.cos_sin, meta, sampled)
         return self.model.forward(ids, views["positions"], self._kv, step)
 
     def _sample(

@@ -40,6 +40,15 @@ class StepShape(NamedTuple):
         return self.decodes + self.chunks
 
 
+def few_sample(tokens: int, rows: int) -> bool:
+    """Whether so few `rows` of a step sample, padding included, that its last layer runs for them alone.
+
+    Picking them out takes a GPU two or three small copies, about 5 us. Half of a layer's products cost more, but in steps
+    of few tokens, which wait for the weights alone; those it delays by a thousandth.
+    """
+    return 2 * rows <= tokens
+
+
 def decode_sizes(
     max_batch_size: int, split_batch_size: int, grow_step_size: int, max_slots: int
 ) -> list[int]:

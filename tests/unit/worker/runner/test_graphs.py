@@ -10,7 +10,7 @@ from services.worker.runner.interface import Runner
 from services.worker.runner.load import load_model, new_runner, run_largest_step
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import SlotSampling
-from services.worker.runner.shapes import StepShape
+from services.worker.runner.shapes import MAX_CHUNKS, StepShape
 from services.worker.runner.start import RootRunner
 from tests.fakes.naive_engine import Job, NaiveEngine
 from tests.fakes.tiny_model import make_model
@@ -91,6 +91,24 @@ def test_a_lone_chunk_is_replayed_padded_and_its_tokens_are_those_of_an_exact_st
         graphs, eager = (NaiveEngine(runner, chunk_size=16).generate([job]) for runner in padded)
         assert replayed == sizes
         assert graphs == eager
+
+
+def test_a_shape_may_have_more_rows_than_there_are_slots(tmp_path, monkeypatch):
+    monkeypatch.setattr("services.worker.runner.model_runner.StepGraphs", RunsInsteadOfReplaying)
+    config = RunnerConfig(
+        str(make_model(tmp_path, "llama")), device="cpu", max_slots=2, max_model_len=64, cpu_threads=1
+    )
+    loaded = load_model(config, TensorParallel(), torch.device("cpu"))
+    info, ids = type("Info", (), {"block_size": 16}), []
+    shape = StepShape(24, 2, MAX_CHUNKS)
+    for shapes in ([shape], []):
+        with torch.inference_mode():
+            runner = new_runner(config, loaded, 17)
+        runner.capture_graphs([2], shapes)
+        jobs = [Job([5, 6, 7], 8), Job([*range(18)], 4, join_at=3)]
+        ids.append(NaiveEngine(RootRunner(runner, info, None)).generate(jobs))
+        assert runner._mixed_graphs.replayed == [*shapes, *shapes]  # a prompt alone, and one beside a decode
+    assert ids[0] == ids[1]
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from services.worker.runner.shapes import (
     MAX_CHUNKS,
     StepShape,
     decode_sizes,
+    few_sample,
     fit_shape,
     fit_size,
     mixed_shapes,
@@ -47,6 +48,19 @@ def test_a_lone_chunk_has_shapes_of_its_own():
     assert fit_shape(SHAPES, 20, 0, 1) == StepShape(32, 0, 1)
     assert fit_shape(SHAPES, 20, 0, 2) == StepShape(128, 8, MAX_CHUNKS)
     assert fit_shape(SHAPES, 600, 0, 1) == StepShape(640, 64, MAX_CHUNKS)
+
+
+def test_the_last_layer_is_cut_to_the_rows_that_sample_where_that_halves_it():
+    assert few_sample(2, 1)
+    assert not few_sample(1, 1)
+    cut = {shape for shape in SHAPES if few_sample(shape.tokens, shape.rows)}
+    assert {shape for shape in SHAPES if not shape.decodes} < cut
+    assert {
+        StepShape(128, 8, MAX_CHUNKS),
+        StepShape(512, 32, MAX_CHUNKS),
+        StepShape(2048, 256, MAX_CHUNKS),
+    } < cut
+    assert StepShape(128, 64, MAX_CHUNKS) not in cut
 
 
 def test_what_no_shape_holds_is_not_padded():
