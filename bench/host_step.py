@@ -39,7 +39,7 @@ from services.worker.engine.channel import Channel
 from services.worker.engine.engine import Engine, engine_info, scheduler_limits
 from services.worker.engine.messages import Submit
 from services.worker.engine.requests import EngineConfig, SequenceFactory
-from services.worker.layers.attention import KVPool
+from services.worker.layers.attention import KVPool, StepMeta
 from services.worker.layers.rope import RopeConfig
 from services.worker.runner.dynamic_rope import RopeRows
 from services.worker.runner.interface import RunnerInfo
@@ -59,8 +59,8 @@ class NoModel:
     def __init__(self, rows: int, device: torch.device) -> None:
         self._logits = torch.randn(rows + 1, VOCAB_SIZE, device=device)
 
-    def forward(self, ids: Tensor, *_: object) -> Tensor:
-        return ids
+    def forward(self, ids: Tensor, positions: Tensor, kv: KVPool, meta: StepMeta) -> Tensor:
+        return ids if meta.sampled is None else meta.sampled.tokens
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._logits[: len(hidden)]
