@@ -69,7 +69,7 @@ def test_a_step_that_cannot_be_run_raises_and_names_the_cause(run_apart, case, d
 @pytest.mark.parametrize("device", DEVICES_OF_TWO)
 def test_a_rank_killed_in_mid_step_is_named(run_apart, device):
     said = failure(run_apart, "rank_killed", device)
-    assert (said["error"], said["message"]) == ("RankKilled", "rank 1 is gone, exit code -9")
+    assert (said["error"], said["message"]) == ("RankKilled", "rank 1 was killed by signal 9")
 
 
 @pytest.mark.parametrize("device", DEVICES_OF_TWO)

@@ -27,8 +27,9 @@ from services.worker.engine.messages import (
     StepOutput,
     Submit,
 )
-from services.worker.engine.process import further_ranks, has_ended, is_stopped, kill_group, process_tree
 from services.worker.engine.requests import EngineConfig
+from services.worker.engine.watch import STOPPED, EngineWatch
+from services.worker.processes import kill_group
 from services.worker.runner.config import RunnerConfig
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,10 @@ OnDeath = Callable[[str, Collection[int] | None], Awaitable[None]]  # (reason, s
 
 RANK_0 = (sys.executable, "-m", "services.worker.engine.rank_main")
 STOP_SECONDS = 5.0  # that a stopping engine gets before it is killed, and a killed one before it is given up
-STOPPED, RANK_ENDED = (
-    "a process of the engine was stopped by a signal",
-    "the process of a further rank has ended",
-)
-WATCH_SECONDS = 0.5  # an engine of which a process does nothing is given up when it was seen so twice
+WATCH_SECONDS = 0.5
+# An engine is given up when as many looks in a row saw the same wrong. Rank 0 knows more of a lost rank and of the
+# streams that ran, so it has the time to tell, which is longer than its own patience (runner/ranks.py).
+LOOKS_AT_STOPPED, LOOKS_AT_LOST = 2, 3
 
 
 class EngineClient(Protocol):
@@ -77,14 +77,19 @@ class EngineSettings:
 
 
 class ProcessEngine:
-    """An EngineClient whose engine is the process of rank 0: ``command``, with its socket's number added."""
+    """An EngineClient whose engine is the process of rank 0: ``command``, with two sockets' numbers added.
+
+    The first is for messages; over the second all ranks report why they end (runner/reports.py).
+    """
 
     def __init__(self, settings: EngineSettings, command: Sequence[str] = RANK_0) -> None:
         self._settings, self._command = settings, command
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._heard_at = 0.0
+        self._watch: EngineWatch | None = None
+        self._reports: socket.socket | None = None
+        self._heard_at: float | None = None  # None: it still loads, which takes as long as it takes
         self._is_stopping = False
         self._verdict = ""  # why the watch killed it
         self._on_trial = 0  # see OnTrial
@@ -95,16 +100,7 @@ class ProcessEngine:
         return self._process.pid
 
     async def start(self, on_output: OnOutput, on_death: OnDeath) -> EngineInfo:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # a group of its own, with the further ranks: it is killed as one
-            )
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        reader = await self._spawn()
         settings = self._settings
         self._send(
             Start(
@@ -115,23 +111,41 @@ class ProcessEngine:
                 log_format=settings.log_format,
             )
         )
+        self._tasks = [asyncio.create_task(self._keep_watch())]
         try:
             info = await self._first_word(reader)
         except BaseException:
-            self._writer.close()
+            self._close()
             raise
         self._heard_at = asyncio.get_running_loop().time()
-        self._tasks = [
-            asyncio.create_task(self._read(reader, on_output, on_death)),
-            asyncio.create_task(self._watch()),
-        ]
+        self._tasks.append(asyncio.create_task(self._read(reader, on_output, on_death)))
         return info
+
+    async def _spawn(self) -> asyncio.StreamReader:
+        ours, theirs = socket.socketpair()
+        self._reports, their_reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._reports.setblocking(False)
+        with theirs, their_reports:
+            fds = (theirs.fileno(), their_reports.fileno())
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *map(str, fds),
+                pass_fds=fds,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # a group of its own, with the further ranks: it is killed as one
+            )
+        self._watch = EngineWatch(self.pid, self._reports)
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        return reader
 
     async def _first_word(self, reader: asyncio.StreamReader) -> EngineInfo:
         try:
             info = await _receive(reader)
         except (asyncio.IncompleteReadError, ConnectionError):
-            raise ConfigError(f"the model could not be loaded: rank 0 {await self._exit()}") from None
+            ended = await self._exit()
+            raise ConfigError(
+                f"the model could not be loaded: {self._verdict or f'rank 0 {ended}'}"
+            ) from None
         except asyncio.CancelledError:
             kill_group(self.pid)
             raise
@@ -150,11 +164,15 @@ class ProcessEngine:
     async def stop(self) -> None:
         self._is_stopping = True
         self._send(Shutdown())
-        if self._writer is not None:
-            self._writer.close()
+        self._close()
+        await self._exit()
+
+    def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await self._exit()
+        for end in (self._writer, self._reports):
+            if end is not None:
+                end.close()
 
     def _send(self, message: Any) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -185,7 +203,10 @@ class ProcessEngine:
             kill_group(self.pid)
         ended = await self._exit()
         if not self._is_stopping:
-            if suspects is None:
+            assert self._watch is not None
+            if self._watch.has_lost_rank:  # whatever the others then made of it
+                suspects = ()
+            elif suspects is None:
                 suspects = self._suspects()
             await on_death(reason or self._verdict or f"rank 0 {ended}", suspects)
 
@@ -197,33 +218,35 @@ class ProcessEngine:
             return ()
         return (self._on_trial,) if self._on_trial else None
 
-    async def _watch(self) -> None:
-        """Kills an engine that hangs, was stopped or lost a rank; its socket then closes, which tells _read.
+    async def _keep_watch(self) -> None:
+        """Kills an engine that hangs, was stopped or lost a rank; its socket then closes, which its reader sees.
 
         Rank 0 tells of a lost rank itself, unless it is stuck between the calls in which it looks.
         """
+        assert self._watch is not None
         loop = asyncio.get_running_loop()
-        ranks = further_ranks(self.pid)
-        idle_before = ""
+        seen, looks = "", 0
         while True:
             slept_at = loop.time()
             await asyncio.sleep(WATCH_SECONDS)
-            if loop.time() - slept_at > 2 * WATCH_SECONDS:
-                self._heard_at = loop.time()  # this process was stopped itself: silence proves nothing
-            silent_s = loop.time() - self._heard_at
-            idle = STOPPED if any(map(is_stopped, process_tree(self.pid))) else ""
-            idle = RANK_ENDED if any(map(has_ended, ranks)) else idle
-            if idle and idle == idle_before:
-                self._verdict = idle
+            now = loop.time()
+            if self._heard_at is not None and now - slept_at > 2 * WATCH_SECONDS:
+                self._heard_at = now  # this process was stopped itself: silence proves nothing
+            seen_before, seen = seen, self._watch.look()
+            looks = looks + 1 if seen == seen_before else 1
+            silent_s = 0.0 if self._heard_at is None else now - self._heard_at
+            if seen and looks >= (LOOKS_AT_STOPPED if seen == STOPPED else LOOKS_AT_LOST):
+                self._verdict = seen
             elif silent_s > self._settings.watchdog_s:
                 self._verdict = (
                     f"a step takes longer than --watchdog_timeout: {silent_s:.0f} s without a word"
                 )
             else:
-                idle_before = idle
                 continue
             log.error("killing the engine: %s", self._verdict)
             kill_group(self.pid)
+            await asyncio.sleep(STOP_SECONDS)
+            self._close()  # a process stuck in a driver keeps its socket, and nobody shall wait for that
             return
 
     async def _exit(self) -> str:

@@ -1,4 +1,4 @@
-"""The process of rank 0: `python -m services.worker.engine.rank_main <socket fd>`, started by the control process.
+"""The process of rank 0: `python -m services.worker.engine.rank_main <socket fd> <reports fd>`, started by the control process.
 
 It loads the model (and starts the further ranks), then runs the step loop until the socket closes.
 """
@@ -26,6 +26,7 @@ from services.worker.errors import ModelLoadError, RankKilled
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.interface import Runner
 from services.worker.runner.ranks import die_with_parent
+from services.worker.runner.reports import Reports
 from services.worker.runner.start import start_runner
 from services.worker.scheduler import Scheduler
 
@@ -65,7 +66,7 @@ def serve(channel: Channel, runner: Runner, config: EngineConfig) -> int:
     return 0
 
 
-def main(link: socket.socket) -> int:
+def main(link: socket.socket, reports: Reports) -> int:
     # The control process decides when to stop; a Ctrl-C in the terminal reaches the whole process group.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -75,7 +76,7 @@ def main(link: socket.socket) -> int:
         (start,) = channel.poll(timeout_s=60.0)
         assert isinstance(start, Start)
         setup_logging("worker-rank0", start.instance_id, level=start.log_level, log_format=start.log_format)
-        runner = start_runner(RunnerConfig(**msgpack.unpackb(start.runner)))
+        runner = start_runner(RunnerConfig(**msgpack.unpackb(start.runner)), reports)
         config = msgpack.unpackb(start.engine)
         code = serve(channel, runner, EngineConfig(**(config | {"eos_ids": tuple(config["eos_ids"])})))
         if not code:  # a device that failed may never answer, and its memory goes with the process
@@ -97,6 +98,7 @@ def _fail(channel: Channel, failed: Failed) -> int:
 
 
 if __name__ == "__main__":
-    code = main(socket.socket(fileno=int(sys.argv[1])))
+    link, reports = (socket.socket(fileno=int(word)) for word in sys.argv[1:])
+    code = main(link, Reports(reports))
     logging.shutdown()
     os._exit(code)  # libraries' threads must not keep a process that has nothing to do any more

@@ -1,4 +1,7 @@
-"""The process of one rank above 0: `python -m services.worker.runner.rank <socket fd>`, started by rank 0."""
+"""The process of one rank above 0, started by rank 0: `python -m services.worker.runner.rank <rank> <fd> [<fd>]`.
+
+The sockets are rank 0's link, over which plans come, and that of the reports, if somebody supervises.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import msgpack
 import torch
 import torch.distributed as dist
 
-from services.worker.errors import ModelLoadError, RunnerError
+from services.worker.errors import ModelLoadError, RunnerError, WorkerError
 from services.worker.parallel.group import join
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.interface import StepHandle
@@ -21,6 +24,7 @@ from services.worker.runner.load import load_model, make_runner, pick_device
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import decode_plan
 from services.worker.runner.ranks import die_with_parent, end_process, receive, report
+from services.worker.runner.reports import Report, Reports
 
 # Between two looks at the step under way. A plan that arrives meanwhile is not held up by it.
 LOOK_SECONDS = 0.005
@@ -55,25 +59,33 @@ def next_plan(link: socket.socket, under_way: StepHandle | None) -> bytes | None
     return receive(link)
 
 
-def main(link: socket.socket) -> None:
+def main(rank: int, link: socket.socket, reports: Reports) -> None:
     die_with_parent()
-    # Rank 0 decides when to stop; a Ctrl-C in the terminal reaches the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Rank 0 decides when to stop; a Ctrl-C in the terminal reaches the whole process group, and some supervisors
+    # tell every process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     try:
         runner = load(link)
         under_way: StepHandle | None = None
         while (plan := next_plan(link, under_way)) is not None:
             under_way = runner.launch(decode_plan(plan))
     except ModelLoadError as error:
-        report(link, error)
+        fail(rank, error, link, reports)
         end_process(2)
     except Exception as error:
         traceback.print_exc()
-        with contextlib.suppress(OSError):  # rank 0 may be gone
-            report(link, RunnerError(f"{type(error).__name__}: {error}"))
+        fail(rank, RunnerError(f"{type(error).__name__}: {error}"), link, reports)
         end_process(1)
     end_process(0)
 
 
+def fail(rank: int, error: WorkerError, link: socket.socket, reports: Reports) -> None:
+    reports.send(Report(rank, failure=str(error)))
+    with contextlib.suppress(OSError):  # rank 0 may be gone
+        report(link, error)
+
+
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+    links = [socket.socket(fileno=int(word)) for word in sys.argv[2:]]
+    main(int(sys.argv[1]), links[0], Reports(*links[1:]))

@@ -13,11 +13,16 @@ from services.worker.runner.interface import Runner, RunnerInfo, StepHandle
 from services.worker.runner.load import load_model, make_runner, pick_device
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import StepPlan, StepResult, encode_plan
-from services.worker.runner.ranks import RankProcesses
+from services.worker.runner.ranks import GRACE_SECONDS, RankProcesses
+from services.worker.runner.reports import Report, Reports
 
 
-def start_runner(config: RunnerConfig) -> Runner:
-    """Loads the model on every rank and returns when steps can run. Raises ModelLoadError or RunnerError."""
+def start_runner(config: RunnerConfig, reports: Reports | None = None) -> Runner:
+    """Loads the model on every rank and returns when steps can run. Raises ModelLoadError or RunnerError.
+
+    reports: to whoever supervises the ranks, since this call may hang where one of them is gone.
+    """
+    reports = reports or Reports()
     device = pick_device(config, rank=0)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -25,19 +30,34 @@ def start_runner(config: RunnerConfig) -> Runner:
         local, info = make_runner(config, load_model(config, TensorParallel(), device))
         return RootRunner(local, info, None)
     store = dist.TCPStore("127.0.0.1", 0, config.tp, is_master=True, wait_for_workers=False)
-    ranks = RankProcesses(config, store.port)
+    ranks = RankProcesses(config, store.port, reports)
     try:
-        tp = join(0, config.tp, store, device, use_peer_memory=config.peer_memory)
-        loaded = load_model(config, tp, device)
-        ranks.wait_until_loaded()
-        local, info = make_runner(config, loaded)
-        ranks.wait_until_loaded()
-    except BaseException:
-        ranks.close()
+        local, info = _load_beside(ranks, config, store, device)
+    except BaseException as error:
+        reports.send(Report(0, failure=str(error)))  # before the rest, which may wait for the device
+        ranks.kill()
         if dist.is_initialized():
             dist.destroy_process_group()
         raise
     return RootRunner(local, info, ranks)
+
+
+def _load_beside(
+    ranks: RankProcesses, config: RunnerConfig, store: dist.Store, device: torch.device
+) -> tuple[ModelRunner, RunnerInfo]:
+    """Rank 0's part of loading, with the others' words awaited. Another rank's failure counts more than what it caused."""
+    try:
+        tp = join(0, config.tp, store, device, use_peer_memory=config.peer_memory)
+        loaded = load_model(config, tp, device)
+        ranks.wait_until_loaded()
+        made = make_runner(config, loaded)
+        ranks.wait_until_loaded()
+        return made
+    except WorkerError:
+        raise
+    except Exception:
+        ranks.check_loading()  # a collective fails because another rank is gone; say why, if one is
+        raise
 
 
 class RootRunner:
@@ -57,7 +77,7 @@ class RootRunner:
             raise
         except Exception as error:
             if self._ranks is not None:
-                self._ranks.check()  # a collective fails because another rank is gone; say which, if one is
+                self._ranks.check(GRACE_SECONDS)  # as above
             raise step_failed(plan.step, error) from error
 
     def _launch(self, local: ModelRunner, plan: StepPlan) -> StepHandle:
@@ -87,7 +107,7 @@ class RankedHandle:
             if self._handle.ready():
                 return True
         except RunnerError:
-            self._ranks.check()  # a rank that ended is the cause, and says more
+            self._ranks.check(GRACE_SECONDS)  # a rank that ended is the cause, and says more
             raise
         self._ranks.check()
         return False

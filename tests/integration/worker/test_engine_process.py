@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Collection
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +14,17 @@ from services.common.errors import ConfigError
 from services.worker.engine.client import EngineSettings, ProcessEngine
 from services.worker.engine.messages import StepOutput
 from services.worker.engine.requests import EngineConfig
+from services.worker.processes import has_ended, process_tree
 from services.worker.runner.config import RunnerConfig
+from tests.fakes.tiny_model import make_model
+from tests.fakes.waiting import until
 
 # Says that it is ready and then does as told.
 SCRIPT = """
-import os, resource, signal, socket, sys, time
+import os, resource, signal, socket, subprocess, sys, time
 from services.worker.engine.channel import Channel
 from services.worker.engine.messages import EngineInfo, Failed, OnTrial, StepOutput
+from services.worker.runner.reports import Report, Reports
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 channel = Channel(socket.socket(fileno=int(sys.argv[2])))
 (start,) = channel.poll(60)
@@ -36,6 +42,11 @@ if sys.argv[1].endswith("killed"):
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1].endswith("stopped"):
     os.kill(os.getpid(), signal.SIGSTOP)
+if sys.argv[1].endswith("lost rank"):
+    rank_1 = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Reports(socket.socket(fileno=int(sys.argv[3]))).send(Report(1, pid=rank_1.pid))
+    rank_1.kill()
+    time.sleep(1.2 if sys.argv[1] == "late lost rank" else 600)
 if sys.argv[1] == "speak":
     channel.send(StepOutput())
 if sys.argv[1] in ("hang", "trial hang", "speak"):
@@ -47,8 +58,8 @@ os._exit(1)
 """
 
 
-def engine(how: str) -> ProcessEngine:
-    settings = EngineSettings(RunnerConfig("/"), EngineConfig(), "w", watchdog_s=1.0)
+def engine(how: str, watchdog_s: float = 1.0) -> ProcessEngine:
+    settings = EngineSettings(RunnerConfig("/"), EngineConfig(), "w", watchdog_s=watchdog_s)
     return ProcessEngine(settings, (sys.executable, "-c", SCRIPT, how))
 
 
@@ -92,8 +103,59 @@ async def test_the_death_of_an_engine_is_told_with_its_reason_and_with_whom_to_s
 
 
 @pytest.mark.parametrize(
+    ("how", "reason"),
+    [("lost rank", "rank 1 was killed by signal 9"), ("late lost rank", "the device broke")],
+)
+async def test_nobody_is_suspected_when_a_rank_was_killed_whatever_rank_0_makes_of_it(
+    how: str, reason: str
+) -> None:
+    assert await death_of(engine(how, watchdog_s=60.0)) == (reason, ())
+
+
+@pytest.mark.parametrize(
     ("how", "said"), [("refuse", "half a checkpoint"), ("die", "ended with exit code 7")]
 )
 async def test_an_engine_that_cannot_start_is_a_configuration_error(how: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         await death_of(engine(how))
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"), "qwen3")
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("load-blocked", "rank 1 failed: the shard is cut short"),
+        ("sizing", "rank 1 failed: no room for KV"),
+        ("sizing-blocked", "rank 1 failed: no room for KV"),
+        ("capture", "rank 1 failed: RuntimeError: the capture broke"),
+        ("capture-blocked", "rank 1 failed: RuntimeError: the capture broke"),
+        ("kill", "rank 1 was killed by signal 9"),
+        ("kill-blocked", "rank 1 was killed by signal 9"),
+    ],
+)
+async def test_a_rank_that_fails_while_it_starts_ends_the_start_with_its_reason(
+    model_dir: Path, case: str, said: str
+) -> None:
+    runner = RunnerConfig(str(model_dir), device="cpu", tp=2, max_total_token_num=512, cpu_threads=1)
+    rank_0 = (sys.executable, "-m", "tests.integration.worker.failing_start", case, "rank_0")
+    made = ProcessEngine(EngineSettings(runner, EngineConfig(), "w"), rank_0)
+
+    async def on_output(output: StepOutput) -> None:
+        raise AssertionError("nothing ran")
+
+    async def on_death(reason: str, suspects: Collection[int] | None) -> None:
+        raise AssertionError("it never lived")
+
+    starting = asyncio.ensure_future(made.start(on_output, on_death))
+    tree: set[int] = set()
+    while not starting.done():
+        tree |= {*process_tree(os.getpid())[1:]}
+        await asyncio.sleep(0.05)
+    with pytest.raises(ConfigError, match=said):
+        await starting
+    assert len(tree) == 2
+    await until(lambda: all(map(has_ended, tree)), "both ranks to be gone", 30)

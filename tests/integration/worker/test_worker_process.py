@@ -14,8 +14,8 @@ import pytest
 from services.common.lifecycle import Timing
 from services.common.messages.events import READY
 from services.worker.engine.client import EngineSettings, ProcessEngine
-from services.worker.engine.process import is_stopped, process_tree
 from services.worker.engine.requests import EngineConfig
+from services.worker.processes import is_stopped, process_tree
 from services.worker.runner.config import RunnerConfig
 from tests.conftest import ConnectBus
 from tests.fakes.servers import NatsServer

@@ -2,11 +2,12 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
-from services.worker.errors import RunnerError, WeightsError
+from services.worker.errors import RankKilled, RunnerError, WeightsError
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.interface import Runner
 from services.worker.runner.plan import StepPlan
@@ -40,8 +41,20 @@ def test_a_killed_rank_fails_the_next_step(runner):
         for step in range(100):
             runner.launch(StepPlan(step, decode_slots=[0])).result()
 
-    with pytest.raises(RunnerError, match="rank 1 is gone"):
+    with pytest.raises(RankKilled, match="rank 1 was killed by signal 9"):
         steps()
+
+
+def test_a_rank_killed_just_after_its_peer_fails_is_the_cause(runner, monkeypatch):
+    """A collective notices a peer that dies before its process and its link are seen to be gone."""
+
+    def launch(plan: StepPlan) -> None:
+        threading.Timer(0.2, os.kill, (other_rank(runner), signal.SIGKILL)).start()
+        raise RuntimeError("connection closed by peer")
+
+    monkeypatch.setattr(runner._local, "launch", launch)
+    with pytest.raises(RankKilled, match="rank 1 was killed by signal 9"):
+        runner.launch(StepPlan(0))
 
 
 def test_closing_ends_the_other_ranks_and_can_be_done_twice(runner):
