@@ -49,9 +49,7 @@ class Timing:
     heartbeat_s: float = 0.4
     lease_s: float = 1.35
     drain_timeout_s: float = 30.0
-    phase_s: float = (
-        0.0  # of the beats; another one for each service in simulations, as if on machines of their own
-    )
+    phase_s: float = 0.0  # of the beats. Simulated services have others, as if on machines of their own.
 
 
 class App(Protocol):
