@@ -59,6 +59,16 @@ class TooLarge(ShoalError):
     status, code, type = 413, "request_too_large", "invalid_request_error"
 
 
+class HeadTooLarge(ShoalError):
+    status, code, type = 431, "request_headers_too_large", "invalid_request_error"
+
+
+class RequestTimeout(ShoalError):
+    """The request itself took too long to arrive."""
+
+    status, code, type = 408, "request_timeout", "invalid_request_error"
+
+
 class RateLimited(ShoalError):
     """The caller's own limit is reached."""
 

@@ -16,6 +16,7 @@ from services.gateway.http.application import build_application
 from services.gateway.http.server import HttpServer
 from services.gateway.journal import LogWriter
 from services.gateway.life.client import Client
+from services.gateway.load import Load
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.model import load_model
 from services.gateway.openai.params import Limits
@@ -62,8 +63,8 @@ class GatewayApp:
                 settings.stream_retention,
                 settings.max_stream_retention,
             ),
+            load=Load(settings.max_connections),
             max_body_bytes=settings.max_body_bytes,
-            max_connections=settings.max_connections,
             log_requests=settings.log_requests,
             max_log_len=settings.max_log_len,
         )
@@ -78,7 +79,8 @@ class GatewayApp:
     async def serve(self, not_ready: Callable[[], str], listener: socket.socket) -> None:
         """Takes HTTP from now on. Before the rest is ready, /health answers and /ready says what is missing."""
         application = build_application(self.gateway, self._settings, not_ready, self._registry)
-        self._server = HttpServer(application, self._settings, listener)
+        on_refused = self.gateway.metrics.on_refused
+        self._server = HttpServer(application, self._settings, listener, on_refused)
         await self._server.start()
 
     def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
@@ -91,10 +93,10 @@ class GatewayApp:
         return self.canary.not_ready()
 
     async def drain(self) -> None:
-        """Takes no new connections and waits for the requests under way."""
+        """Answers everybody who is connected, and takes no new connections after a while."""
         self.canary.stop()
         if self._server:
-            self._server.begin_drain()
+            await self._server.drain()
         await self.gateway.client.wait_idle()
 
     async def stop(self) -> None:

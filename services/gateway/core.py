@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from services.common.errors import Unavailable
 from services.common.lifecycle import Identity
 from services.gateway.auth import Caller, Keys
 from services.gateway.journal import LogWriter
 from services.gateway.life.client import Client
+from services.gateway.load import Load
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.model import ServedModel
 from services.gateway.openai.params import Limits
@@ -34,8 +34,8 @@ class Gateway:
     keys: Keys
     metrics: GatewayMetrics
     limits: Limits = field(default_factory=Limits)
+    load: Load = field(default_factory=lambda: Load(4096))
     max_body_bytes: int = 8 * 1024 * 1024 - 1
-    max_connections: int = 4096
     keep_alive_s: float = 15.0
     log_requests: bool = False
     max_log_len: int = 2048
@@ -44,12 +44,8 @@ class Gateway:
         return self.keys.find(request.headers.get("authorization", ""))
 
     def admit(self, caller: Caller) -> None:
-        """Refuses before any work is done: full, or over the caller's limits."""
-        if self.client.num_requests >= self.max_connections:
-            raise Unavailable(
-                f"this gateway carries its {self.max_connections} requests (--max_connections)",
-                retry_after_s=1,
-            )
+        """Refuses before the body is read: full, or over the caller's limits."""
+        self.load.check_room()
         caller.check_concurrency()
         caller.charge_request(asyncio.get_running_loop().time())
 

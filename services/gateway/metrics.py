@@ -112,5 +112,9 @@ class GatewayMetrics:
             "vllm:num_requests_running", "Requests under way", ["model_name"], registry=registry
         ).labels(model)
 
+    def on_refused(self, status: int) -> None:
+        """Of a request that was no request yet: no path is known."""
+        self.requests.labels("other", str(status)).inc()
+
     def on_finish(self, reason: str) -> None:
         self._success.labels(self._model, reason).inc()

@@ -23,7 +23,7 @@ from services.gateway.auth import Caller
 from services.gateway.core import Gateway
 from services.gateway.http.body import parse_json, read_body
 from services.gateway.http.describe import describe, paths_of
-from services.gateway.http.front import Front
+from services.gateway.http.front import EXCHANGE, Front
 from services.gateway.http.sse import JsonResponse, error_response
 from services.gateway.openai import tokens
 from services.gateway.openai.chat import create_chat
@@ -83,14 +83,14 @@ def build_application(
             allow_credentials=settings.allow_credentials,
             expose_headers=["X-Request-Id"],
         )
-    return Front(app, gateway.metrics, paths_of(app))
+    return Front(app, gateway.metrics, gateway.load, paths_of(app))
 
 
 def _add_generation(app: FastAPI, gateway: Gateway, path: str, create: Generate) -> None:
     async def endpoint(request: Request) -> Response:
         caller = gateway.caller(request)
         gateway.admit(caller)
-        body = await read_body(request, gateway.max_body_bytes)
+        body = await read_body(request, request.scope[EXCHANGE], gateway.max_body_bytes)
         return await create(gateway, new_origin(gateway, request, body), caller, parse_json(body))
 
     app.post(path, name=path.strip("/").replace("/", "_"))(endpoint)
@@ -106,15 +106,18 @@ def _add_resume(app: FastAPI, gateway: Gateway) -> None:
 
 
 def _add_tokens(app: FastAPI, gateway: Gateway) -> None:
+    async def read_value(request: Request) -> dict[str, Any]:
+        gateway.caller(request)
+        gateway.load.check_room()
+        return parse_json(await read_body(request, request.scope[EXCHANGE], gateway.max_body_bytes))
+
     @app.post("/tokenize", name="tokenize")
     async def tokenize(request: Request) -> Response:
-        gateway.caller(request)
-        return await tokens.tokenize(gateway, parse_json(await read_body(request, gateway.max_body_bytes)))
+        return await tokens.tokenize(gateway, await read_value(request))
 
     @app.post("/detokenize", name="detokenize")
     async def detokenize(request: Request) -> Response:
-        gateway.caller(request)
-        return tokens.detokenize(gateway, parse_json(await read_body(request, gateway.max_body_bytes)))
+        return tokens.detokenize(gateway, await read_value(request))
 
 
 def _add_models(app: FastAPI, gateway: Gateway) -> None:

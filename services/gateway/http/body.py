@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from services.common.errors import BadRequest, InvalidValue, TooLarge
+from services.gateway.load import Exchange
 
 B = TypeVar("B", bound=BaseModel)
 MAX_DEPTH = 64
@@ -18,8 +19,11 @@ _DISCARD_S = 5.0
 _FLAT = ("prompt", "tokens")  # may hold millions of ids, and their types leave no room for nesting
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, or TooLarge as soon as that is certain: by its declared length, or when it has come that far."""
+async def read_body(request: Request, exchange: Exchange, max_bytes: int) -> bytes:
+    """The body, or TooLarge as soon as that is certain: by its declared length, or when it has come that far.
+
+    Raises Unavailable when the bodies of all exchanges together are too much.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         await _discard(request)
@@ -36,6 +40,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             parts.clear()
             await _discard(request)
             raise _too_large(max_bytes)
+        exchange.hold(len(part))
         parts.append(part)
         if not event.get("more_body"):
             return b"".join(parts)

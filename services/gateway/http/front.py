@@ -8,16 +8,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import ShoalError
 from services.gateway.http.sse import error_response
+from services.gateway.load import Load
 from services.gateway.metrics import GatewayMetrics
+
+EXCHANGE = "shoal.exchange"
 
 log = logging.getLogger(__name__)
 
 
 class Front:
-    """``routes`` are the paths that get a label of their own; all others share one."""
+    """``routes`` are the paths that get a label of their own; all others share one.
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, routes: frozenset[str]) -> None:
-        self._app, self._metrics, self._routes = app, metrics, routes
+    The exchange, as ``load`` counts it, is in the scope of the request.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, load: Load, routes: frozenset[str]) -> None:
+        self._app, self._metrics, self._load, self._routes = app, metrics, load, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,7 +39,8 @@ class Front:
 
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, watched)
+            with self._load.exchange() as scope[EXCHANGE]:
+                await self._app(scope, receive, watched)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if not status:

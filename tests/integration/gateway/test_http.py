@@ -189,19 +189,7 @@ async def test_keys_are_required_and_tell_tenants_apart(
     assert anna.cache_salt != ben.cache_salt
 
 
-async def test_limits_of_a_key_answer_429_with_the_time_to_wait(
-    connect_bus: Connect, model_dir: Path, backend: FakeBackend
-) -> None:
-    options = ["--limit_requests_per_minute", "2"]
-    async with running_gateway(await connect_bus("gateway"), model_dir, *options) as running:
-        await until_ready(running)
-        async with running.http() as http:
-            answers = [await http.post(COMPLETIONS, json=BODY) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert 1 <= int(answers[2].headers["retry-after"]) <= 60
-
-
-async def test_drain_finishes_what_runs_and_takes_no_new_connection(
+async def test_drain_finishes_what_runs_and_closes_the_port_when_balancers_had_time_to_notice(
     gateway: RunningGateway, backend: FakeBackend
 ) -> None:
     backend.token_s = 0.05
@@ -216,10 +204,14 @@ async def test_drain_finishes_what_runs_and_takes_no_new_connection(
     draining = asyncio.create_task(gateway.runtime.drain())
     await asyncio.sleep(0)
     async with gateway.http() as http:
+        ready = await http.get("/ready")
+        assert (ready.status_code, ready.json()["reason"]) == (503, "draining")
+        late = await http.post(COMPLETIONS, json=BODY)
+        assert (late.status_code, late.headers["connection"]) == (200, "close")
+        assert await reading == TEXT
+        await draining
         with pytest.raises(httpx.ConnectError):
             await http.post(COMPLETIONS, json=BODY)
-    assert await reading == TEXT
-    await draining
 
 
 async def test_a_reader_that_stops_reading_holds_up_nobody(
