@@ -29,6 +29,8 @@ from services.common.version import VERSION
 log = logging.getLogger(__name__)
 
 MIN_BEAT_GAP_S = 0.01
+STOP_SHARE, MAX_STOP_S = 0.25, 5.0  # of --drain_timeout that are kept for the stop after the drain
+MIN_STOP_S = 1.0  # however short the timeout is
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class ServiceRuntime:
     _beat_now: asyncio.Event = field(default_factory=asyncio.Event)
     has_failed: asyncio.Event = field(default_factory=asyncio.Event)
     _beats: asyncio.Task[None] | None = None
+    _stop_by: float | None = None  # by the loop's clock; None: it was not drained
 
     async def start(self) -> None:
         self._beats = asyncio.create_task(self._run_beats())
@@ -124,16 +127,28 @@ class ServiceRuntime:
         return self.app.not_ready()
 
     async def drain(self) -> None:
-        """Hands over within the timeout. What is left then is lost here and resumed elsewhere by its gateway."""
+        """Hands over within the timeout, less what ``stop`` may need of it. What is left then is lost here and resumed
+        elsewhere by its gateway."""
         self.state = events.DRAINING
         self.beat_now()
+        timeout_s = self.timing.drain_timeout_s
+        self._stop_by = asyncio.get_running_loop().time() + max(timeout_s, MIN_STOP_S)
+        drain_s = timeout_s - min(MAX_STOP_S, timeout_s * STOP_SHARE)
         try:
-            await asyncio.wait_for(self.app.drain(), self.timing.drain_timeout_s)
+            await asyncio.wait_for(self.app.drain(), drain_s)
         except TimeoutError:
-            log.warning("drain timed out after %.1f s", self.timing.drain_timeout_s)
+            log.warning("drain timed out after %.1f s", drain_s)
 
     async def stop(self) -> None:
+        """Ends everything; after a drain, by the end of its timeout, done or not."""
         self.state = events.STOPPED
+        try:
+            async with asyncio.timeout_at(self._stop_by):
+                await self._stop()
+        except TimeoutError:
+            log.warning("not all could be ended in order within --drain_timeout")
+
+    async def _stop(self) -> None:
         await self._send_heartbeat()
         if self._beats:
             self._beats.cancel()

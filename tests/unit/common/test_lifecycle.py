@@ -18,6 +18,7 @@ from services.common.messages.codec import decode, encode
 from services.common.messages.events import Heartbeat, TraceReply, TraceRequest, WorkerLoad
 from services.common.subjects import Subjects
 from tests.fakes.waiting import until
+from tests.simulation.loop import run_virtual
 
 SUBJECTS = Subjects("test")
 
@@ -229,3 +230,29 @@ def test_ids_and_epochs_differ_from_start_to_start():
     first = new_epoch()
     assert first > 1_700_000_000 * 1_000_000
     assert new_epoch() >= first
+
+
+@pytest.mark.parametrize(("drain_s", "stop_s"), [(1e6, 2.0), (1e6, 1e6), (10.0, 1e6), (1.0, 2.0)])
+def test_drain_and_stop_together_take_no_longer_than_the_timeout(drain_s, stop_s):
+    """By a virtual clock, with an app whose requests and whose end take as long as they like."""
+
+    class Slow(Service):
+        async def drain(self):
+            await asyncio.sleep(drain_s)
+
+        async def stop(self):
+            await asyncio.sleep(stop_s)
+
+    async def main(loop):
+        bus = MemoryBus(MemoryBroker(), "w")
+        runtime = ServiceRuntime(Identity("worker", "w", 7), bus, SUBJECTS, Slow(), Timing())
+        await runtime.start()
+        told_at = loop.time()
+        await runtime.drain()
+        await runtime.stop()
+        return loop.time() - told_at
+
+    took_s = run_virtual(main)
+    assert took_s <= Timing().drain_timeout_s
+    if drain_s + stop_s < 20:
+        assert took_s == pytest.approx(drain_s + stop_s)

@@ -1,0 +1,44 @@
+"""The gateway as a process: how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import httpx
+
+from tests.fakes.backend import FakeBackend
+from tests.fakes.gateway import MODEL
+from tests.fakes.probe import get
+from tests.fakes.processes import running_service
+from tests.fakes.servers import NatsServer, free_port
+from tests.fakes.waiting import until
+
+DRAIN_TIMEOUT_S = 4
+
+
+async def test_a_request_longer_than_the_drain_timeout_does_not_hold_the_exit_up(
+    nats_server: NatsServer, model_dir: Path, backend: FakeBackend
+) -> None:
+    port = free_port()
+    flags = [*nats_server.flags, "--model_dir", str(model_dir), "--model_name", MODEL, "--port", str(port)]
+    flags += ["--drain_timeout", str(DRAIN_TIMEOUT_S)]
+    with running_service("gateway", flags) as process:
+        base_url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=base_url, timeout=60) as http:
+            await until(lambda: get(f"{base_url}/ready")[0] == 200, "the gateway to be ready", 30)
+            backend.submitted.clear()
+            backend.token_s = 1000
+            body = {"model": MODEL, "prompt": "Once", "stream": True}
+            asking = asyncio.create_task(http.post("/v1/completions", json=body))
+            await until(backend.client_requests)
+            loop = asyncio.get_running_loop()
+            told_at = loop.time()
+            process.popen.send_signal(signal.SIGTERM)
+            await until(lambda: process.popen.poll() is not None, "the exit", 30)
+            took_s = loop.time() - told_at
+            await asyncio.gather(asking, return_exceptions=True)
+        assert process.popen.returncode == 0
+        assert took_s < DRAIN_TIMEOUT_S + 2, "what the interpreter itself takes to end is beyond the promise"
+        assert b"drain timed out" in (process.popen.stderr.read() if process.popen.stderr else b"")
