@@ -1,4 +1,4 @@
-"""Sums over one host's GPUs, added to the residual stream and normalised: ``python -m bench.all_reduce [--ranks 4]``.
+"""Sums over one host's GPUs, added to the residual stream and normalised: ``python -m bench.all_reduce [--ranks 4] [--json FILE]``.
 
 NCCL and a norm against one kernel over shared memory (`kernels/rank_sum`). Microseconds per call inside a CUDA graph of
 64, median of 20 replays, bf16. The limit is what a link must carry at least, 2 (ranks - 1) / ranks of the stream, at
@@ -12,12 +12,14 @@ import os
 import statistics
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from bench.conditions import conditions, write
 from kernels.norm import rms_norm
 from kernels.rank_sum import AREAS, PeerMemory
 from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
@@ -60,13 +62,14 @@ def sum_twice(memory: PeerMemory, stream: Tensor, weight: Tensor, shared_out: bo
         rank_sum_rms_norm_triton(memory, stream, weight, 1e-6, area, shared_out)
 
 
-def run(rank: int, ranks: int, port: int, width: int) -> None:
+def run(rank: int, ranks: int, port: int, width: int, file: Path | None) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", rank=rank, world_size=ranks, device_id=device)
     memory = open_peer_memory(dist.group.WORLD, device)
     weight = torch.ones(width, dtype=torch.bfloat16, device=device)
+    rows = []
     for tokens in (1, 8, 32, 128, 256, 512, 1024, 2048):
         stream = torch.zeros(tokens, width, dtype=torch.bfloat16, device=device)
         times = {"NCCL and norm": time_us(partial(nccl_and_norm, stream.clone(), stream, weight))}
@@ -75,9 +78,13 @@ def run(rank: int, ranks: int, port: int, width: int) -> None:
                 pair = partial(sum_twice, memory, stream, weight, shared_out)
                 times[name] = time_us(pair) / 2
         limit = 2 * (ranks - 1) / ranks * stream.numel() * 2 / LINK * 1e6
+        rows.append({"tokens": tokens, "limit_us": limit, "us": times})
         if rank == 0:
             figures = ", ".join(f"{name} {us:.1f} us" for name, us in times.items())
             print(f"{tokens:5} tokens of {width} over {ranks}: {figures}; limit {limit:.1f}", flush=True)
+    if rank == 0 and file:
+        head = conditions("python -m bench.all_reduce") | {"ranks": ranks, "width": width}
+        write(file, head | {"rows": rows})
     dist.destroy_process_group()
 
 
@@ -86,8 +93,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=torch.cuda.device_count())
     parser.add_argument("--port", type=int, default=29511)
     parser.add_argument("--width", type=int, default=5120)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    options = (arguments.ranks, arguments.port, arguments.width)
+    options = (arguments.ranks, arguments.port, arguments.width, arguments.json)
     mp.spawn(run, options, arguments.ranks)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.worker.runner.interface import Runner
+from services.worker.runner.interface import Runner, StepHandle
 from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
 
 PLANS_AHEAD = 1
@@ -40,6 +41,12 @@ class DecodeBatch:
             0, runner.info.vocab_size, (rows, context), dtype=np.int32
         )
 
+    def through(self, runner: Runner) -> DecodeBatch:
+        """The same sequences, driven through a wrapper of their runner."""
+        other = copy.copy(self)
+        other._runner = runner
+        return other
+
     def prefill(self) -> float:
         """Seconds until every row's first token is on the host."""
         began = time.perf_counter()
@@ -52,7 +59,7 @@ class DecodeBatch:
     def decode(self, steps: int) -> Timings:
         """`steps` decode steps of all rows, the next launched before the last is read."""
         timings = Timings()
-        pending = deque()
+        pending: deque[StepHandle] = deque()
         slots = list(range(self._rows))
         began = time.perf_counter()
         for step in range(steps):

@@ -6,7 +6,7 @@ that is left before the largest step; and one request has its engine crash whene
 many requests came back as undisturbed, otherwise or as errors; when tokens flowed again; for how long the system called
 itself ready while nothing was served; and the log's line with the reason. Ends with 1 if a row breaks the promise.
 
-On a GPU, from the repository's root:  python -m bench.gpu_failures --out $OUT/failures.json -- --data_type fp32
+On a GPU, from the repository's root:  python -m bench.gpu_failures --json failures.json -- --data_type fp32
 With made-up weights:  python -m bench.gpu_failures --any_bytes -- --model_dir DIR --load_format dummy
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import signal
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import httpx
 import psutil
 import torch
 
+from bench.conditions import conditions, write
 from bench.failure_watch import ServiceWatch, longest_gap
 from services.common.messages.codec import decode
 from services.common.messages.request import GenerateRequest
@@ -270,7 +270,7 @@ def main() -> int:
     parser.add_argument(
         "--any_bytes", action="store_true", help="answers need not be those of the undisturbed run"
     )
-    parser.add_argument("--out", type=Path, help="where the rows go, as JSON")
+    parser.add_argument("--json", type=Path)
     arguments, flags = parser.parse_args(words[:at]), words[at + 1 :]
     model_dir, tp = DEMO_MODEL, 1
     for name, value in pairwise(flags):
@@ -285,8 +285,9 @@ def main() -> int:
         rows = asyncio.run(run_cases(stack, arguments, tp))
         if any(row.broken for row in rows):
             print(stack.logs(40))
-    if arguments.out:
-        arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    if arguments.json:
+        head = conditions("python -m bench.gpu_failures") | {"flags": " ".join(flags)}
+        write(arguments.json, head | {"rows": [asdict(row) for row in rows]})
     return int(any(row.broken for row in rows))
 
 

@@ -13,25 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from bench import budget, shapes
+from bench.conditions import conditions, now, write
+from bench.shapes import DEMO
 from services.cli.bench.workload import WORKLOADS
-from services.cli.machine import usable_cores, visible_gpus
-from services.common.model_files import DEMO_MODEL
-from tests.fakes.stack import REPO, Stack
+from services.cli.machine import visible_gpus
+from tests.fakes.stack import Stack
 
-DEMO = "demo"
 REAL_CLIENT = "--vocab-size 100000 --count ids"
 DEMO_CLIENT = "--prompt-len 32 --output-len 16 --num 8 --concurrency 2 --count ids"
 FAILURES = (AssertionError, OSError, subprocess.SubprocessError)  # of a start, a client and a stop
@@ -69,9 +66,7 @@ class Report:
         self.rows += rows
         figures = {r.figure: {"ours": r.ours, "bar": r.bar, "limit": r.limit, "met": r.met} for r in rows}
         self.runs.append(run | {"figures": figures})
-        fresh = self.file.with_name(self.file.name + ".new")
-        fresh.write_text(json.dumps(self.conditions | {"runs": self.runs}, indent=1) + "\n")
-        fresh.replace(self.file)  # whoever is cut while writing leaves the last whole one
+        write(self.file, self.conditions | {"runs": self.runs})
         print(f"\n{budget.show(self.rows)}", flush=True)
 
 
@@ -84,10 +79,8 @@ class Serving:
         flags = [*self._served.flags.split(), *extra_flags]
         if tp > 1:
             flags = ["--tp", str(tp), *flags]
-        self._model_dir = DEMO_MODEL
+        self._model_dir = shapes.model_dir(name, folder)
         if name != DEMO:
-            self._model_dir = folder / name
-            shapes.write(name, self._model_dir)
             flags = ["--load_format", "dummy", *flags]
         self._flags = flags
 
@@ -151,42 +144,6 @@ def compiled_kernels() -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def commit() -> str:
-    """BENCH_COMMIT where it is set, for a tree that is no checkout."""
-    if named := os.environ.get("BENCH_COMMIT"):
-        return named
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    except FileNotFoundError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
-
-
-def machine() -> dict[str, Any]:
-    found: dict[str, Any] = {"gpus": "none", "cores": usable_cores(), "processor": platform.machine()}
-    if gpus := visible_gpus():
-        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
-        name, _, found["driver"] = lines[0].partition(", ")
-        found["gpus"] = f"{len(gpus)} x {name}"
-    return found
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("torch", "triton"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
-
-
 def parse(words: list[str]) -> argparse.Namespace:
     at = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(
@@ -210,8 +167,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main() -> int:
     arguments = parse(sys.argv[1:])
     deadline = time.monotonic() + 60 * arguments.minutes
-    conditions = {"date": now(), "commit": commit(), "machine": machine(), "versions": versions()}
-    report = Report(arguments.json, conditions | {"how": "python -m bench.gpu_serving"})
+    report = Report(arguments.json, conditions("python -m bench.gpu_serving"))
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.shape:
             tp = arguments.tp or SERVED[name].tp

@@ -1,218 +1,217 @@
-"""The model alone on a GPU: ``python -m bench.gpu_smoke [--shapes qwen3-0.6b llama-3-8b] [--batches 1 32 256]``.
+"""The model alone: ``python -m bench.gpu_smoke [--shapes qwen3-0.6b llama-3-8b] [--batches 1 32 256] [--tp 4]``.
 
-1. Small models of every family against transformers on the same GPU: logits in float32 and bfloat16.
-2. Per shape (dummy weights): start-up times; prefill time; ms per decode step through the Runner with the next step
-   launched before the last is read, at each batch size; host time per step; share of the time that the GPU is
-   busy, and where it goes, from torch.profiler; greedy tokens with and without captured graphs.
+Per shape, with made-up weights: how long a start takes, and of it the capture of graphs, and their bytes. Per batch, with
+the next step launched before the last is read: ms per decode step and where they go (of a trace's middle, so that the
+kinds and "idle" sum up to a step of the traced run), the share of the time that the GPU is busy, the host's time inside
+launch(), its waits for the device inside launch() and outside, prefill, and what other kinds of sampling cost. At last
+greedy tokens with captured graphs against those of steps launched kernel by kernel.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from bench import shapes
+from bench.conditions import conditions, write
 from bench.driver import DecodeBatch
-from kernels.attention import AttentionMeta, make_workspace
-from services.worker.layers.attention import KVPool, StepMeta
-from services.worker.layers.rope import rope_table
-from services.worker.parallel.group import TensorParallel
+from bench.step_trace import ELSEWHERE, IDLE, KINDS, LAUNCH, READ, breakdown, host_syncs, longest_kernels
+from bench.traced import RangedRunner, known_waits, trace
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.interface import Runner
-from services.worker.runner.load import LoadedModel, load_model, pick_device
+from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import SlotSampling
 from services.worker.runner.start import start_runner
 
-FAMILIES = {
-    "llama": {},
-    "mistral": {"sliding_window": 20},
-    "qwen2": {},
-    "qwen3": {"head_dim": 128},
+TRACED_STEPS = 24
+WARM_STEPS = 10
+# Kinds of sampling are compared over so short a context that a prefill costs nothing.
+KINDS_CONTEXT, KINDS_STEPS = 16, 32
+KINDS_OF_SAMPLING = {
+    "greedy": SlotSampling(),
+    "temperature": SlotSampling(temperature=0.8, seed=1),
+    "top-p and top-k": SlotSampling(temperature=0.8, top_p=0.9, top_k=50, seed=1),
+    "penalty": SlotSampling(temperature=0.8, frequency_penalty=0.5, seed=1),
+    "logprobs": SlotSampling(logprobs=5),
 }
 
 
-def full_logits(loaded: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Logits [T, V] of one prompt int64 [T], through the paged pool, in two chunks of prefill and one decode."""
-    model, device, block = loaded.model.config, loaded.device, 16
-    length = len(ids)
-    blocks = -(-length // block)
-    kv = KVPool(model.num_layers, blocks + 1, block, model.num_kv_heads, model.head_dim, loaded.dtype, device)
-    table = torch.arange(1, blocks + 1, dtype=torch.int32, device=device)[None]
-    workspace = make_workspace(1, model.num_q_heads, model.num_kv_heads, model.head_dim, device)
-    cos_sin = rope_table(model.rope, length, device)
-    rows = []
-    for start, stop in ((0, length // 2), (length // 2, length - 1), (length - 1, length)):
-        positions = torch.arange(start, stop, device=device)
-        meta = AttentionMeta(
-            block_tables=table,
-            seq_lens=torch.tensor([stop], dtype=torch.int32, device=device),
-            query_start=torch.tensor([0, stop - start], dtype=torch.int32, device=device),
-            num_decodes=int(stop - start == 1),
-            max_query_len=stop - start,
-            max_seq_len=stop,
-            workspace=workspace,
-        )
-        step = StepMeta(block + positions, cos_sin, meta)
-        hidden = loaded.model.forward(ids[start:stop], positions, kv, step)
-        rows.append(loaded.model.logits(hidden))
-    return torch.cat(rows)
+def free_bytes() -> int | None:
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
 
-@torch.inference_mode()
-def compare_with_transformers(folder: Path) -> None:
-    from transformers import AutoModelForCausalLM
+@contextmanager
+def timed_capture(found: dict[str, Any]) -> Iterator[None]:
+    """Notes how long a start inside takes to capture this rank's graphs, and what they leave of the GPU's memory."""
+    capture = ModelRunner.capture_graphs
 
-    from tests.fakes.tiny_model import make_model
+    def timed(self: ModelRunner, sizes: list[int], mixed: list[Any]) -> None:
+        free, began = free_bytes(), time.perf_counter()
+        capture(self, sizes, mixed)
+        torch.cuda.synchronize()
+        found["capture_s"] = round(time.perf_counter() - began, 3)
+        found["captured_sizes"] = [len(sizes), len(mixed)]
+        found["capture_bytes"] = (free or 0) - (free_bytes() or 0)
 
-    print("\n## logits against transformers (largest difference / largest logit; same argmax)")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    for family, overrides in FAMILIES.items():
-        model_dir = make_model(folder / family, family, hidden_size=256, num_hidden_layers=4, **overrides)
-        ids = torch.randint(0, 448, (123,), generator=torch.Generator().manual_seed(1)).cuda()
-        exact = (
-            AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64).cuda()(ids[None]).logits[0]
-        )
-        for dtype in ("float32", "bfloat16"):
-            config = RunnerConfig(str(model_dir), device="cuda", dtype=dtype)
-            ours = full_logits(load_model(config, TensorParallel(), pick_device(config, 0)), ids)
-            their_model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).cuda()
-            theirs = their_model(ids[None]).logits[0]
-            print(f"{family:8} {dtype:9} ours {_error(ours, exact)}   transformers {_error(theirs, exact)}")
+    with patch.object(ModelRunner, "capture_graphs", timed):
+        yield
 
 
-def _error(logits: torch.Tensor, exact: torch.Tensor) -> str:
-    worst = float((logits.double() - exact).abs().max() / exact.abs().max())
-    same = int((logits.argmax(-1) == exact.argmax(-1)).sum())
-    return f"{worst:.1e} ({same}/{len(exact)} same)"
+def start(config: RunnerConfig) -> tuple[Runner, dict[str, Any]]:
+    found: dict[str, Any] = {"captured": config.cudagraph and torch.cuda.is_available()}
+    began = time.perf_counter()
+    with timed_capture(found):
+        runner = start_runner(config)
+    found |= {"start_s": round(time.perf_counter() - began, 2), "num_blocks": runner.info.num_blocks}
+    print(", ".join(f"{name} {value}" for name, value in found.items()), flush=True)
+    return runner, found
 
 
-def profile_decode(batch: DecodeBatch, steps: int, rows: int) -> None:
-    """Where a decode step's GPU time goes, and how much of the time the GPU is busy."""
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
-        batch.decode(steps)
-    kernels = sorted(
-        (event.time_range.start, event.time_range.end, event.name)
-        for event in profiler.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
-    )
-    if not kernels:
-        print("no kernels in the trace")
-        return
-    # The first and last steps start and end the pipeline: the middle is the steady state.
-    low = kernels[0][0] + (kernels[-1][1] - kernels[0][0]) * 0.2
-    high = kernels[0][0] + (kernels[-1][1] - kernels[0][0]) * 0.8
-    busy, reached = 0.0, low
-    for start, end, _ in kernels:
-        start, end = max(start, reached), min(end, high)
-        if end > start:
-            busy += end - start
-            reached = end
-    totals: dict[str, tuple[float, int]] = {}
-    for start, end, name in kernels:
-        time_us, count = totals.get(name, (0.0, 0))
-        totals[name] = (time_us + end - start, count + 1)
-    print(f"   GPU busy {busy / (high - low):.1%} of steady decode at batch {rows}")
-    for name, (time_us, count) in sorted(totals.items(), key=lambda item: -item[1][0])[:16]:
-        print(f"   {time_us / steps:9.1f} us/step {count / steps:7.1f} x  {name[:100]}")
+def quantiles_ms(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    picked = {
+        "p50": statistics.median(ordered),
+        "p99": ordered[int(0.99 * len(ordered))],
+        "max": ordered[-1],
+    }
+    return {name: round(1e3 * value, 4) for name, value in picked.items()}
 
 
-def bench_batch(runner: Runner, rows: int, context: int, steps: int, traced: bool) -> list[list[int]]:
-    batch = DecodeBatch(runner, rows, context, steps + 96, SlotSampling())
+def where_time_goes(run: Callable[[int], object], steps: int) -> dict[str, Any]:
+    """Of run(steps), which drives a RangedRunner."""
+    found = trace(run, steps)
+    steady = breakdown(found)
+    if steady is None:
+        return {"trace": "absent: nothing ran on a GPU"}
+    return {"steady": steady, "host_syncs": host_syncs(found), "longest_kernels": longest_kernels(found, 16)}
+
+
+def bench_batch(
+    runner: Runner, rows: int, arguments: argparse.Namespace
+) -> tuple[dict[str, Any], list[list[int]]]:
+    """Figures of a batch, and the ids that its timed steps drew."""
+    steps, context = arguments.steps, arguments.context
+    batch = DecodeBatch(runner, rows, context, steps + WARM_STEPS + TRACED_STEPS, SlotSampling())
     first = batch.prefill()
     again = min(batch.prefill() for _ in range(3 if rows == 1 else 1))
-    batch.decode(10)
+    batch.decode(WARM_STEPS)
     timings = batch.decode(steps)
-    host = statistics.median(timings.host)
-    print(
-        f"batch {rows:3} context {context}: {timings.step * 1e3:7.3f} ms/step, {rows / timings.step:9,.0f} tokens/s; "
-        f"launch() median {host * 1e3:.3f} ms max {max(timings.host) * 1e3:.3f}; "
-        f"prefill {again * 1e3:.1f} ms ({rows * context / again:,.0f} tokens/s; first {first * 1e3:.1f} ms)"
-    )
-    for name, sampling in (
-        ("temperature", SlotSampling(temperature=0.8, seed=1)),
-        ("top-p", SlotSampling(temperature=0.8, top_p=0.9, top_k=50, seed=1)),
-        ("penalty", SlotSampling(temperature=0.8, frequency_penalty=0.5, seed=1)),
-        ("logprobs", SlotSampling(logprobs=5)),
-    ):
-        other = DecodeBatch(runner, rows, context, steps + 96, sampling)
-        other.prefill()
-        other.decode(5)
-        print(f"   {name:12} {other.decode(32).step * 1e3:7.3f} ms/step")
-    if traced:
+    found: dict[str, Any] = {
+        "rows": rows,
+        "context": context,
+        "step_ms": round(1e3 * timings.step, 4),
+        "tokens_per_s": round(rows / timings.step, 1),
+        "launch_ms": quantiles_ms(timings.host),
+        "prefill_ms": {"first": round(1e3 * first, 2), "again": round(1e3 * again, 2)},
+    }
+    if not arguments.no_trace:
+        found |= where_time_goes(batch.through(RangedRunner(runner)).decode, TRACED_STEPS)
+    return found, timings.tokens
+
+
+def bench_sampling(runner: Runner, rows: int) -> dict[str, float]:
+    """Milliseconds per step over short contexts, by kind of sampling."""
+    found = {}
+    for name, sampling in KINDS_OF_SAMPLING.items():
+        batch = DecodeBatch(runner, rows, KINDS_CONTEXT, KINDS_STEPS + WARM_STEPS, sampling)
         batch.prefill()
-        batch.decode(4)
-        profile_decode(batch, 24, rows)
-    return timings.tokens
+        batch.decode(WARM_STEPS)
+        found[name] = round(1e3 * batch.decode(KINDS_STEPS).step, 4)
+    return found
 
 
-def bench_shape(name: str, folder: Path, arguments: argparse.Namespace) -> None:
-    model_dir = folder / name
-    shapes.write(name, model_dir)
+def show_batch(found: dict[str, Any]) -> None:
+    print(
+        f"batch {found['rows']:3} at {found['context']}: {found['step_ms']:.3f} ms/step, "
+        f"{found['tokens_per_s']:,.0f} tokens/s; launch() {found['launch_ms']}; prefill {found['prefill_ms']}"
+    )
+    print(f"   ms/step over contexts of {KINDS_CONTEXT}: {found['sampling_ms']}")
+    if steady := found.get("steady"):
+        columns = ", ".join(f"{kind} {steady['ms'][kind]:.3f}" for kind in (*KINDS, IDLE))
+        print(f"   GPU busy {steady['busy']:.1%}; ms: {columns}")
+        for place in (LAUNCH, READ, ELSEWHERE):
+            print(f"   waits of the host in {place}: {found['host_syncs'][place] or 'none'}")
+    for kernel in found.get("longest_kernels", []):
+        print(f"   {kernel['us_per_step']:9.1f} us/step {kernel['per_step']:7.1f} x  {kernel['name']}")
+
+
+def bench_shape(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     config = RunnerConfig(
-        str(model_dir),
-        device="cuda",
+        str(shapes.model_dir(name, folder)),
         load_format="dummy",
         tp=arguments.tp,
         mem_fraction=arguments.mem_fraction,
     )
-    print(f"\n## {name}, tp {arguments.tp}, bfloat16, dummy weights")
-    tokens: dict[bool, dict[int, list[list[int]]]] = {}
-    for graphs in (True, False):
-        began = time.perf_counter()
-        runner = start_runner(replace(config, cudagraph=graphs))
-        took = time.perf_counter() - began
-        info = runner.info
-        print(
-            f"{'captured graphs' if graphs else 'eager'}: started in {took:.1f} s, {info.num_blocks} blocks"
-        )
-        tokens[graphs] = {
-            rows: bench_batch(
-                runner, rows, arguments.context, arguments.steps, graphs and not arguments.no_trace
-            )
-            for rows in (arguments.batches if graphs else arguments.batches[:1])
-        }
-        runner.close()
+    print(f"\n## {name}, tp {arguments.tp}, dummy weights")
+    shape: dict[str, Any] = {"shape": name, "tp": arguments.tp}
+    runner, shape["start"] = start(config)
+    shape["dtype"] = runner.info.dtype
+    shape["batches"], drawn = [], []
+    for rows in arguments.batches:
+        found, tokens = bench_batch(runner, rows, arguments)
+        found["sampling_ms"] = bench_sampling(runner, rows)
+        show_batch(found)
+        shape["batches"].append(found)
+        drawn.append(tokens)
+    runner.close()
+    if arguments.tp == 1:  # one process group per process
         del runner
-        torch.cuda.empty_cache()
-    rows = arguments.batches[0]
-    same = sum(a == b for a, b in zip(tokens[True][rows], tokens[False][rows], strict=True))
-    print(f"graph and eager greedy tokens agree in {same} of {len(tokens[True][rows])} steps at batch {rows}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        shape["eager"] = bench_eager(config, arguments, drawn[0])
+    return shape
+
+
+def bench_eager(
+    config: RunnerConfig, arguments: argparse.Namespace, drawn: list[list[int]]
+) -> dict[str, Any]:
+    """The first batch launched kernel by kernel, and how many of its steps draw what captured ones drew."""
+    runner, started = start(replace(config, cudagraph=False))
+    rows, steps = arguments.batches[0], arguments.steps
+    batch = DecodeBatch(runner, rows, arguments.context, steps + WARM_STEPS + TRACED_STEPS, SlotSampling())
+    batch.prefill()
+    batch.decode(WARM_STEPS)
+    timings = batch.decode(steps)
+    runner.close()
+    same = sum(a == b for a, b in zip(timings.tokens, drawn, strict=True))
+    print(
+        f"kernel by kernel: {1e3 * timings.step:.3f} ms/step; greedy tokens equal in {same} of {steps} steps"
+    )
+    step_ms = round(1e3 * timings.step, 4)
+    return {"start": started, "rows": rows, "step_ms": step_ms, "equal_steps": same, "steps": steps}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shapes", nargs="*", default=["qwen3-0.6b", "llama-3-8b"])
+    parser.add_argument("--shapes", nargs="+", choices=shapes.NAMES, default=["qwen3-0.6b", "llama-3-8b"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 256])
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--mem_fraction", type=float, default=0.8)
     parser.add_argument("--no_trace", action="store_true")
-    parser.add_argument("--no_compare", action="store_true")
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"commit {commit.stdout.strip() or 'unknown'}"
-    )
+    report = conditions("python -m bench.gpu_smoke") | {"known_waits": known_waits(), "shapes": []}
+    print(report["machine"], report["versions"], "commit", report["commit"])
+    print("waits made on purpose and seen by the profiler:", report["known_waits"])
     with tempfile.TemporaryDirectory() as folder:
-        if not arguments.no_compare:
-            compare_with_transformers(Path(folder))
         for name in arguments.shapes:
-            bench_shape(name, Path(folder), arguments)
+            report["shapes"].append(bench_shape(name, Path(folder), arguments))
+            if arguments.json:
+                write(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ is stood in for by the tensors that it would leave. One row in sixteen gets a ne
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import socket
 import subprocess
@@ -32,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.conditions import conditions, write
 from bench.host_control import ControlSide, generate_request
 from kernels.sampling import SampleOutput
 from services.worker.cache import PrefixCache
@@ -258,7 +258,8 @@ def main() -> None:
         found[rows] = measure(rows, arguments.steps, device, arguments.quantile)
         print(f"{rows:5}  " + "".join(f"{found[rows][part]:10.1f}" for part in PARTS), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"device": name, "us": found}, indent=1))
+        head = conditions("python -m bench.host_step") | {"device": name, "quantile": arguments.quantile}
+        write(arguments.json, head | {"us": found})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""Steps of prompt chunks beside decodes, the model alone: ``python -m bench.mixed_steps MODEL_DIR [--tp 4] [--json F]``.
+"""Steps of prompt chunks beside decodes, the model alone: ``python -m bench.mixed_steps SHAPE [--tp 4] [--json F]``.
 
 Each case is a steady state: the same number of sequences decode while one chunk of a prompt is computed again and
-again at the same place. Timed with captured graphs and launched kernel by kernel, in turns. Weights are made up.
+again at the same place. Timed with captured graphs and launched kernel by kernel, in turns; then a trace says where the
+time of those goes that are run as in service, and where the host waits for the device. Weights are made up.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import copy
 import statistics
+import tempfile
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -17,7 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench import shapes
+from bench.conditions import conditions, write
 from bench.driver import PLANS_AHEAD
+from bench.gpu_smoke import where_time_goes
+from bench.traced import RangedRunner
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.interface import Runner, StepHandle
 from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
@@ -72,6 +78,12 @@ class Steady:
             plan.prefills = [PrefillChunk(case.decodes, 0, self._chunk, samples=False)]
             runner.launch(plan).result()
 
+    def through(self, runner: Runner) -> Steady:
+        """The same sequences, driven through a wrapper of their runner."""
+        other = copy.copy(self)
+        other._runner = runner
+        return other
+
     def run(self, steps: int) -> tuple[float, list[float]]:
         """Seconds per step, and inside each launch()."""
         pending: deque[StepHandle] = deque()
@@ -106,6 +118,8 @@ def measure(runners: dict[str, Runner], case: Case) -> dict[str, object]:
     for name in runners:
         row[f"{name}_ms"] = round(1e3 * statistics.median(walls[name]), 3)
         row[f"{name}_launch_ms"] = round(1e3 * statistics.median(hosts[name]), 3)
+    name = next(iter(runners))
+    row |= where_time_goes(steady[name].through(RangedRunner(runners[name])).run, STEPS)
     return row
 
 
@@ -114,43 +128,44 @@ def parse_case(text: str) -> Case:
     return Case(*map(int, text.split(":")))
 
 
+def start_all(model_dir: Path, args: argparse.Namespace) -> dict[str, Runner]:
+    """Runners by how they launch steps; the one that is traced comes first."""
+    fractions = {"graphs": 0.45, "eager": 0.85}
+    if args.tp > 1:  # one process group per process
+        fractions = {"eager" if args.eager else "graphs": 0.85}
+    if not torch.cuda.is_available():
+        fractions = {"eager": 0.85}
+    runners = {}
+    for name, fraction in fractions.items():
+        config = RunnerConfig(
+            str(model_dir), load_format="dummy", tp=args.tp, cudagraph=name == "graphs", mem_fraction=fraction
+        )
+        began = time.perf_counter()
+        runners[name] = start_runner(config)
+        took = time.perf_counter() - began
+        print(f"{name}: started in {took:.1f} s, {runners[name].info.num_blocks} blocks", flush=True)
+    return runners
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model_dir")
+    parser.add_argument("shape", choices=shapes.NAMES)
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--cases", type=parse_case, nargs="+", default=CASES, metavar="D:CONTEXT:CHUNK:START")
     parser.add_argument("--eager", action="store_true", help="with --tp: launched kernel by kernel")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    rows = []
-    runners = {}
-    kinds = {"graphs": 0.45, "eager": 0.85}
-    if args.tp > 1:  # one process group per process
-        kinds = {"eager" if args.eager else "graphs": 0.85}
-    for name, fraction in kinds.items():
-        config = RunnerConfig(
-            args.model_dir,
-            load_format="dummy",
-            tp=args.tp,
-            cudagraph=name == "graphs",
-            mem_fraction=fraction,
-        )
-        began = time.perf_counter()
-        runners[name] = start_runner(config)
-        print(
-            f"{name}: started in {time.perf_counter() - began:.1f} s, {runners[name].info.num_blocks} blocks"
-        )
-    print(
-        f"{device}, torch {torch.__version__}, {args.model_dir}, tp {args.tp}; {STEPS} steps, {ROUNDS} rounds, warm"
-    )
+    report = conditions("python -m bench.mixed_steps") | {"shape": args.shape, "tp": args.tp, "rows": []}
+    print(f"{report['machine']}, {args.shape}, tp {args.tp}; {STEPS} steps, {ROUNDS} rounds, warm")
+    with tempfile.TemporaryDirectory() as folder:
+        runners = start_all(shapes.model_dir(args.shape, Path(folder)), args)
     for case in args.cases:
-        rows.append(measure(runners, case))
-        print(rows[-1], flush=True)
+        report["rows"].append(measure(runners, case))
+        print(report["rows"][-1], flush=True)
+        if args.json:
+            write(args.json, report)
     for runner in runners.values():
         runner.close()
-    if args.json:
-        args.json.write_text(json.dumps({"device": device, "tp": args.tp, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from services.common.model_files import DEMO_MODEL
+
+DEMO = "demo"
+"""Names the demo model where a shape is asked for: small enough for any machine."""
+
 # Facts of the public config.json files.
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3-8b": {
@@ -68,6 +73,17 @@ SHAPES: dict[str, dict[str, Any]] = {
         "eos_token_id": 151645,
     },
 }
+
+
+NAMES = (*SHAPES, DEMO)
+
+
+def model_dir(name: str, folder: Path) -> Path:
+    """A model directory of the shape, made in ``folder``; for DEMO that of the demo model."""
+    if name == DEMO:
+        return DEMO_MODEL
+    write(name, folder / name)
+    return folder / name
 
 
 def write(name: str, folder: Path) -> None:

@@ -1,8 +1,8 @@
 import pytest
 
 from bench.budget import BARS, FIGURES, FIRST_TOKEN, PER_TOKEN, WARM, Bar, find_bar, rows_of, show
-from bench.gpu_serving import DEMO, SERVED
-from bench.shapes import SHAPES
+from bench.gpu_serving import SERVED
+from bench.shapes import DEMO, SHAPES
 from services.cli.bench.workload import WORKLOADS
 
 
