@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -88,13 +89,17 @@ def run(rank: int, ranks: int, port: int, width: int, file: Path | None) -> None
     dist.destroy_process_group()
 
 
-def main() -> None:
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=torch.cuda.device_count())
     parser.add_argument("--port", type=int, default=29511)
     parser.add_argument("--width", type=int, default=5120)
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
     options = (arguments.ranks, arguments.port, arguments.width, arguments.json)
     mp.spawn(run, options, arguments.ranks)
 

@@ -9,6 +9,7 @@ precision; likewise where an answer is not that of the first number of ranks, th
 from __future__ import annotations
 
 import argparse
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -115,7 +116,7 @@ def compare(dtype: str, by_ranks: dict[int, Given], prompts: list[list[int]]) ->
     return rows
 
 
-def main() -> None:
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -123,7 +124,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--tp", type=int, nargs="+", default=[1])
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     cases = evaluation_cases(0, 8)[: arguments.prompts]
     prompts = [ids for case in cases if len(ids := prompt_ids(tokenizer, case)) < 1024]

@@ -260,8 +260,7 @@ def show(row: Row) -> None:
     )
 
 
-def main() -> int:
-    words = sys.argv[1:]
+def parse(words: list[str]) -> argparse.Namespace:
     at = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -271,13 +270,16 @@ def main() -> int:
         "--any_bytes", action="store_true", help="answers need not be those of the undisturbed run"
     )
     parser.add_argument("--json", type=Path)
-    arguments, flags = parser.parse_args(words[:at]), words[at + 1 :]
-    model_dir, tp = DEMO_MODEL, 1
-    for name, value in pairwise(flags):
-        if name == "--model_dir":
-            model_dir = Path(value)
-        elif name == "--tp":
-            tp = int(value)
+    arguments = parser.parse_args(words[:at])
+    arguments.up_flags = words[at + 1 :]
+    return arguments
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
+    flags = arguments.up_flags
+    given = dict(pairwise(flags))
+    model_dir, tp = Path(given.get("--model_dir", DEMO_MODEL)), int(given.get("--tp", 1))
     with (
         tempfile.TemporaryDirectory() as folder,
         Stack(Path(folder), model_dir, "--model_name", "m", *flags) as stack,

@@ -85,11 +85,15 @@ def compare(folder: Path, family: str, dtype: str) -> dict[str, Any]:
     return row | {"ok": row["ours_error"] < BOUNDS[dtype]}
 
 
-def main() -> int:
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
     torch.backends.cuda.matmul.allow_tf32 = False
     rows = []
     with tempfile.TemporaryDirectory() as folder:

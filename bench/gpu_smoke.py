@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -191,7 +192,7 @@ def bench_eager(
     return {"start": started, "rows": rows, "step_ms": step_ms, "equal_steps": same, "steps": steps}
 
 
-def main() -> None:
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -203,7 +204,11 @@ def main() -> None:
     parser.add_argument("--mem_fraction", type=float, default=0.8)
     parser.add_argument("--no_trace", action="store_true")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
     report = conditions("python -m bench.gpu_smoke") | {"known_waits": known_waits(), "shapes": []}
     print(report["machine"], report["versions"], "commit", report["commit"])
     print("waits made on purpose and seen by the profiler:", report["known_waits"])

@@ -57,16 +57,21 @@ def run(folder: str, words: list[str]) -> dict[str, Any]:
     return {"folder": folder, "on": "GPU" if torch.cuda.is_available() else "interpreter", "rc": code} | found
 
 
-def main() -> int:
-    words = sys.argv[1:]
+def parse(words: list[str]) -> argparse.Namespace:
     at = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folders", nargs="+", default=FOLDERS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(words[:at])
+    arguments.pytest_words = words[at + 1 :]
+    return arguments
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
     report = conditions("python -m bench.gpu_tests") | {"runs": []}
     for folder in arguments.folders:
-        report["runs"].append(run(folder, words[at + 1 :]))
+        report["runs"].append(run(folder, arguments.pytest_words))
         print(report["runs"][-1], flush=True)
         if arguments.json:
             write(arguments.json, report)

@@ -20,6 +20,7 @@ import argparse
 import platform
 import socket
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -233,7 +234,7 @@ def measure(rows: int, steps: int, device: torch.device, quantile: float) -> dic
     return {part: sorted(values)[int(quantile * len(values))] * 1e6 for part, values in found.items()}
 
 
-def main() -> None:
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -243,7 +244,11 @@ def main() -> None:
         "--quantile", type=float, default=0.5, help="0.1 on a machine that does other work too"
     )
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+import sys
 import tempfile
 import time
 from collections import deque
@@ -147,14 +148,18 @@ def start_all(model_dir: Path, args: argparse.Namespace) -> dict[str, Runner]:
     return runners
 
 
-def main() -> None:
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=shapes.NAMES)
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--cases", type=parse_case, nargs="+", default=CASES, metavar="D:CONTEXT:CHUNK:START")
     parser.add_argument("--eager", action="store_true", help="with --tp: launched kernel by kernel")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = parse(sys.argv[1:])
     report = conditions("python -m bench.mixed_steps") | {"shape": args.shape, "tp": args.tp, "rows": []}
     print(f"{report['machine']}, {args.shape}, tp {args.tp}; {STEPS} steps, {ROUNDS} rounds, warm")
     with tempfile.TemporaryDirectory() as folder:
