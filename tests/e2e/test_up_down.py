@@ -40,6 +40,15 @@ def ask(stack: Stack) -> str:
     return str(response.json()["choices"][0]["text"])
 
 
+def serves(stack: Stack) -> bool:
+    """Ready, and ready still: what was killed may be noticed a little after it was started again."""
+    body = {"model": stack.model, "prompt": "Hi", "max_tokens": 1}
+    try:
+        return httpx.post(stack.base_urls[0] + "/v1/completions", json=body, timeout=60).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 def is_ready(stack: Stack) -> bool:
     return get(stack.base_urls[0] + "/ready")[0] == 200
 
@@ -59,7 +68,7 @@ async def test_whatever_is_killed_is_started_again_and_serves(own: Stack, victim
             return False
 
     await until(is_back, f"{victim} to be started again", 30)
-    await until(lambda: is_ready(own), "the gateway to be ready", 60)
+    await until(lambda: is_ready(own) and serves(own), "the gateway to serve", 60)
     assert ask(own) == before
     await until(lambda: f"{victim} was killed by SIGKILL; starting it again" in own.output(), "the note")
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from tests.fakes.servers import die_with_parent
 
 REPO = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0
+HEARD_TIMEOUT_S = 30.0  # for everyone to be heard
 
 # Two of each service, so that one can be lost.
 TWO_OF_EACH = ("--workers", "2", "--gateways", "2", "--routers", "2", "--detokenizers", "2")
@@ -101,8 +103,29 @@ class Stack:
         )
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """Every service that `status` shows, by id."""
-        return {row["id"]: row for row in json.loads(self.cli("status", "--json").stdout)["services"]}
+        """Every service, by id, as `status` shows it.
+
+        `status` listens for two beats and a half; a service that was held up for longer is waited for.
+        """
+        expected = {name for names in self.state["services"].values() for name in names}
+        deadline = time.monotonic() + HEARD_TIMEOUT_S
+        while True:
+            rows = {row["id"]: row for row in json.loads(self.cli("status", "--json").stdout)["services"]}
+            if expected <= rows.keys():
+                return rows
+            assert time.monotonic() < deadline, f"not heard: {expected - rows.keys()}"
+
+    def trace(
+        self, request_id: str, is_whole: Callable[[list[dict[str, Any]]], bool]
+    ) -> list[dict[str, Any]]:
+        """The events that `trace` shows of a request once they are all there: it waits a fixed while for answers."""
+        deadline = time.monotonic() + HEARD_TIMEOUT_S
+        while True:
+            done = self.cli("trace", request_id, "--json")
+            events = json.loads(done.stdout or "[]")
+            if done.returncode == 0 and is_whole(events):
+                return list(events)
+            assert time.monotonic() < deadline, f"{done.stderr}{events}"
 
     def pid(self, instance_id: str) -> int:
         """The process of a service, or of "nats" and "redis", as it runs now."""

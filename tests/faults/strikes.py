@@ -39,9 +39,8 @@ async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> float
     for i, (target, number) in enumerate(faults):
         try:
             os.kill(pids[i], number)
-        except (
-            ProcessLookupError
-        ):  # it was still ending because of an earlier strike; its successor is struck
+        except ProcessLookupError:
+            # It was still ending because of an earlier strike; its successor is struck.
             await until(partial(stack.runs, target.removeprefix("rank of ")), target, RECOVERY_S)
             pids[i] = await asyncio.to_thread(pid_of, stack, target)
             os.kill(pids[i], number)

@@ -21,7 +21,7 @@ PATH = "/v1/completions"
 BODY: dict[str, Any] = {
     "model": "m",
     "prompt": "Once upon a time there was a fox who said",
-    "max_tokens": 96,
+    "max_tokens": 400,
     "ignore_eos": True,
     "n": 2,
     "temperature": 0.8,
@@ -48,13 +48,14 @@ async def test_a_stream_that_asked_to_be_kept_outlives_its_gateway(two_gateways:
     async with new_client() as client:
         calm = new_reader()
         await calm.read(client, "POST", second + PATH, json=BODY)
+        pid = two_gateways.pid("gateway-1")  # beforehand: looking for it takes a while
         kept, other = new_reader(), new_reader()
         reading = [
             asyncio.create_task(reader.read(client, "POST", first + PATH, json=BODY | more))
             for reader, more in ((kept, {"stream_retention": 60}), (other, {}))
         ]
         await until(lambda: all(len(r.outcome.ids.get(0, [])) > 8 for r in (kept, other)), "tokens", 60)
-        os.kill(two_gateways.pid("gateway-1"), KILL)
+        os.kill(pid, KILL)
         for broken in await asyncio.gather(*reading, return_exceptions=True):
             assert isinstance(broken, httpx.HTTPError)
         assert other.outcome.stream_path == "", "nobody asked for it to be kept"
@@ -62,4 +63,4 @@ async def test_a_stream_that_asked_to_be_kept_outlives_its_gateway(two_gateways:
         headers = {"Last-Event-ID": kept.outcome.last_event_id}
         await kept.read(client, "GET", second + kept.outcome.stream_path, headers=headers)
     assert differences([kept.outcome], [calm.outcome]) == []
-    assert {i: len(ids) for i, ids in kept.outcome.ids.items()} == {0: 96, 1: 96}
+    assert {i: len(ids) for i, ids in kept.outcome.ids.items()} == {0: 400, 1: 400}

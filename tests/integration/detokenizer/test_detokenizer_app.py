@@ -50,15 +50,17 @@ def tokenizer(model_dir: Path) -> FastTokenizer:
 class World:
     """A worker's and a gateway's ends around one detokenizer."""
 
-    def __init__(self, near: NatsBus, far: NatsBus, tokenizer: FastTokenizer) -> None:
+    def __init__(
+        self, near: NatsBus, far: NatsBus, tokenizer: FastTokenizer, timing: Timing = TIMING
+    ) -> None:
         self.bus = near
         self.metrics = Metrics("detokenizer", "test")
         recorder = FlightRecorder()
         self.app = DetokenizerApp(
-            "d1", far, SUBJECTS, TIMING, decoding_of(tokenizer), self.metrics, recorder, StreamLimits()
+            "d1", far, SUBJECTS, timing, decoding_of(tokenizer), self.metrics, recorder, StreamLimits()
         )
         identity = Identity("detokenizer", "d1", 1)
-        self.runtime = ServiceRuntime(identity, far, SUBJECTS, self.app, TIMING, recorder)
+        self.runtime = ServiceRuntime(identity, far, SUBJECTS, self.app, timing, recorder)
         self.texts: list[TextFrame] = []
         self.replays: list[Replay] = []
         self.cancels: list[Cancel] = []
@@ -174,7 +176,12 @@ async def test_streams_of_a_gateway_that_fell_silent_are_forgotten(world: World)
     await until(lambda: world.app.heartbeat()[1]["streams"] == 0)
 
 
-async def test_draining_serves_until_its_streams_have_gone_elsewhere(world: World) -> None:
+async def test_draining_serves_until_its_streams_have_gone_elsewhere(
+    connect_bus: ConnectBus, tokenizer: FastTokenizer
+) -> None:
+    timing = Timing(heartbeat_s=0.05, lease_s=1.5, drain_timeout_s=30.0)  # it counts as active for a lease
+    world = World(await connect_bus("test"), await connect_bus("detokenizer"), tokenizer, timing)
+    await world.start()
     await world.send(frame([70], info=about()))
     await until(lambda: world.texts)
     draining = asyncio.create_task(world.runtime.drain())
@@ -233,8 +240,8 @@ async def test_the_process_is_ready_serves_without_torch_and_drains_on_sigterm(
         assert beats[-1].model == model_dir.name
         assert not loaded_libraries(process.pid, "torch")
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 10) == 0
-        assert beats[-1].state == STOPPED
+        assert await asyncio.to_thread(process.wait, 30) == 0
+        await until(lambda: beats[-1].state == STOPPED, "its last heartbeat")
     finally:
         process.kill()
         process.communicate()
@@ -242,7 +249,7 @@ async def test_the_process_is_ready_serves_without_torch_and_drains_on_sigterm(
 
 async def test_a_missing_model_is_one_line_and_exit_code_2(nats_server: NatsServer, tmp_path: Path) -> None:
     process = start_process([*nats_server.flags, "--model_dir", str(tmp_path / "nowhere")])
-    _, errors = await asyncio.to_thread(process.communicate, None, 10)
+    _, errors = await asyncio.to_thread(process.communicate, None, 30)
     assert process.returncode == 2
     assert errors.splitlines() == [
         f"shoal detokenizer: --model_dir {tmp_path / 'nowhere'}: there is no such directory"

@@ -31,6 +31,10 @@ def is_streaming(backend: FakeBackend) -> bool:
     return any(5 < run.sent[0] < 60 for name, run in backend.running.items() if "canary" not in name)
 
 
+def is_running(backend: FakeBackend) -> bool:
+    return any("canary" not in name for name in backend.running)
+
+
 async def stream_text(gateway: RunningGateway, **fields: object) -> str:
     async with gateway.http() as http, http.stream("POST", "/v1/completions", json=BODY | fields) as answer:
         return completion_text([event async for event in events(answer)])
@@ -73,7 +77,9 @@ async def test_a_killed_backend_is_replaced_without_a_trace_in_the_stream(
     backend.token_s = 0.01
     reading = asyncio.create_task(stream_text(gateway))
     await until(lambda: is_streaming(backend))
+    backend.token_s, token_s = 3600.0, backend.token_s  # it stays in the middle until it is killed
     other = await second(connect_bus, backend)
+    other.token_s = token_s
     await backend.stop()
     assert await reading == LONG
     assert [
@@ -89,9 +95,9 @@ async def test_a_paused_backend_that_comes_back_is_fenced(
     backend.token_s = 0.02
     reading = asyncio.create_task(stream_text(gateway))
     await until(lambda: is_streaming(backend))
-    other = await second(connect_bus, backend)
     await backend.freeze()
-    await until(lambda: other.running, "the resubmission")
+    other = await second(connect_bus, backend)
+    await until(lambda: is_running(other), "the resubmission")
     backend.thaw()
     assert await reading == LONG
     await until(lambda: backend.cancelled, "the fenced attempt to be cancelled")

@@ -100,7 +100,7 @@ async def test_a_requests_own_deadline_ends_it_and_frees_what_it_held(
 ) -> None:
     backend.script = lambda request, choice: words("x " * 500)
     backend.token_s = 0.02
-    body = BODY | CHAT | {"max_tokens": 500, "timeout": 0.4, "n": 2}
+    body = BODY | CHAT | {"max_tokens": 500, "timeout": 1.5, "n": 2}
     told: list[str] = []
 
     async def on_cancel(message: Message) -> None:
@@ -114,15 +114,16 @@ async def test_a_requests_own_deadline_ends_it_and_frees_what_it_held(
         whole = await http.post(path, json=body)
     assert len(found) > 4, "what came in time was given out"
     assert found[-2]["error"]["code"] == "deadline_exceeded"
-    assert "0.4 s" in found[-2]["error"]["message"]
+    assert "1.5 s" in found[-2]["error"]["message"]
     assert found[-1] == "[DONE]"
     assert (whole.status_code, whole.json()["error"]["code"]) == (504, "deadline_exceeded")
     streams = [f"{request.request_id}:{i}" for request in backend.client_requests() for i in (0, 1)]
     await until(lambda: set(streams) <= set(told), "the detokenizer to be told")
-    assert {request.request_id for request in backend.client_requests()} <= set(backend.cancelled)
-    assert all(0 < request.timeout_s <= 0.4 for request in backend.client_requests())
+    requests = {request.request_id for request in backend.client_requests()}
+    await until(lambda: requests <= set(backend.cancelled), "the worker to be told")
+    assert all(0 < request.timeout_s <= 1.5 for request in backend.client_requests())
     assert not [name for name in backend.running if not name.startswith("canary")]
-    assert gateway.app.gateway.client.num_requests == 0
+    await until(lambda: gateway.app.gateway.client.num_requests == 0, "its end, and that of a canary")
 
 
 async def test_the_deployments_deadline_ends_a_request_that_asks_for_a_later_one(

@@ -182,7 +182,7 @@ async def test_a_request_says_for_how_long_its_stream_is_kept(
 ) -> None:
     body = {"model": MODEL, "prompt": "Once", "max_tokens": 3, "stream": True}
     async with gateways[0].http(**KEY) as http:
-        for asked, kept in ((None, 20), (0, 0), (0.0, 0), (90, 90), (0.5, 0.5)):
+        for asked, kept in ((None, 20), (0, 0), (0.0, 0), (90, 90), (5.5, 5.5)):
             fields = body | {"stream_retention": asked}
             async with http.stream("POST", "/v1/completions", json=fields) as answer:
                 name = answer.headers.get("x-stream-path", "").rpartition("/")[2]

@@ -197,7 +197,7 @@ async def test_a_cancel_that_crosses_the_hand_over_follows_to_the_worker(stage):
 async def test_a_request_past_its_deadline_leaves_the_line(stage):
     await stage.router()
     gateway = await stage.gateway()
-    await gateway.submit("short", timeout_s=0.2)
+    await gateway.submit("short", timeout_s=1.5)
     await gateway.submit("long", timeout_s=60.0)
     await until(lambda: set(gateway.held_by("router")) == {"short", "long"})
     await until(lambda: gateway.held_by("router") == ["long"])

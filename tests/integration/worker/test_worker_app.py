@@ -87,9 +87,9 @@ async def test_streams_arrive_whole_with_at_most_one_frame_a_step_for_each_detok
 
 
 async def test_a_request_sent_twice_runs_once_and_a_lower_attempt_is_refused(start: Start) -> None:
-    engine = FakeEngine(step_s=0.02)
+    engine = FakeEngine(step_s=0.5)  # it is asked three times meanwhile
     _, peer = await start(engine)
-    request = generate(max_tokens=10, attempt=2)
+    request = generate(max_tokens=4, attempt=2)
     assert (await peer.submit(request)).accepted
     assert (await peer.submit(request)).accepted
     assert engine.num_live == 1
@@ -102,12 +102,12 @@ async def test_a_request_sent_twice_runs_once_and_a_lower_attempt_is_refused(sta
 async def test_a_higher_attempt_replaces_the_lower_and_goes_on_where_it_was(start: Start) -> None:
     engine = FakeEngine(step_s=0.02)
     _, peer = await start(engine)
-    request = generate(max_tokens=12)
+    request = generate(max_tokens=80)
     await peer.submit(request)
     await until(lambda: len(peer.ids.get("r:0", [])) >= 3)
     have = peer.ids["r:0"][:2]
     peer.ids.clear()
-    await peer.submit(generate(max_tokens=12, attempt=2, outputs=(have,)))
+    await peer.submit(generate(max_tokens=80, attempt=2, outputs=(have,)))
     await until(lambda: peer.finish)
     assert peer.ids["r:0"] == expected(request, 0, engine)
     assert peer.frames[-1].attempts == [2]
@@ -115,7 +115,7 @@ async def test_a_higher_attempt_replaces_the_lower_and_goes_on_where_it_was(star
 
 
 async def test_full_is_for_another_worker_and_wrong_is_for_nobody(start: Start) -> None:
-    engine = FakeEngine(step_s=0.05, max_running=1)
+    engine = FakeEngine(step_s=3600.0, max_running=1)  # nothing ends meanwhile
     _, peer = await start(engine, options=WorkerOptions(max_waiting=1))
     for i in range(2):
         assert (await peer.submit(generate(f"r{i}", max_tokens=50))).accepted
@@ -142,7 +142,7 @@ async def test_cancel_frees_the_engine_and_leaves_the_holdings(start: Start) -> 
 async def test_replay_goes_to_the_new_detokenizer_and_the_stream_follows(start: Start) -> None:
     engine = FakeEngine(step_s=0.02)
     worker, peer = await start(engine, ("d", "d2"))
-    request = generate(max_tokens=20)
+    request = generate(max_tokens=80)
     await peer.submit(request)
     await until(lambda: len(peer.ids.get("r:0", [])) >= 3)
     await peer.replay("r:0", 1, "d2")
@@ -157,7 +157,7 @@ async def test_replay_goes_to_the_new_detokenizer_and_the_stream_follows(start: 
 
 async def test_holdings_name_streams_with_their_next_index_until_the_retention_is_over(start: Start) -> None:
     engine = FakeEngine(step_s=0.01)
-    _, peer = await start(engine, options=WorkerOptions(replay_retention_s=0.3))
+    _, peer = await start(engine, options=WorkerOptions(replay_retention_s=2.0))
     await peer.submit(generate(max_tokens=5))
     await until(lambda: peer.holdings.finished == [1])
     assert (peer.holdings.streams, peer.holdings.next_index) == (["r:0"], [5])
