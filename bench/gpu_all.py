@@ -62,9 +62,10 @@ PARTS = (
         trial="bench.mixed_steps demo --cases 2:40:24:16 --json {json}",
     ),
     Part(
-        "tests", "bench.gpu_tests --json {json}", 300,
+        "tests", "bench.gpu_tests --json {json} --folders tests/kernels", 300,
         trial="bench.gpu_tests --json {json} --folders tests/kernels -- -k simple",
     ),
+    Part("failing-steps", "bench.gpu_tests --json {json} --folders tests/gpu -- -k cuda", 240),
     Part(
         "failures", "bench.gpu_failures --json {json} -- --data_type fp32", 300,
         trial="bench.gpu_failures --json {json} --only fatal",
@@ -94,7 +95,9 @@ PARTS = (
     Part("serving-8b-tp4", _SERVING + " llama-3-8b --tp 4 --workload c1 c32 --minutes 2.5", 180, gpus=4),
     Part("serving-8b-tp2", _SERVING + " llama-3-8b --tp 2 --workload c1 c32 --minutes 2.5", 180, gpus=2),
     Part("steps-8b-tp2", _STEPS + " llama-3-8b --tp 2", 120, gpus=2),
-    Part("tests-tp2", "bench.gpu_tests --json {json} --folders tests/gpu -- -k rank", 120, gpus=2),
+    Part(
+        "failing-ranks", "bench.gpu_tests --json {json} --folders tests/gpu -- -k 'rank and cuda'", 120, gpus=2
+    ),
 )  # fmt: skip
 
 

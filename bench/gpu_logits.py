@@ -31,7 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 128},
 }
 # The tests' own deviation of 0.3 makes rounding errors grow from layer to layer, in transformers' results too.
-SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "initializer_range": 0.06}
+SIZES: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 4, "initializer_range": 0.06}
 # Largest difference over the largest logit: some roundings of the type's last bit.
 BOUNDS = {"float32": 1e-5, "bfloat16": 3e-2}
 

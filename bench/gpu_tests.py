@@ -1,7 +1,7 @@
 """The tests of kernels and of failing steps on this machine: ``python -m bench.gpu_tests [--json FILE] [-- PYTEST WORDS]``.
 
 They need torch, triton, numpy and msgpack, and nothing of the project's own test configuration; on a GPU the kernels are
-compiled for it, elsewhere Triton interprets them. With pytest-xdist they run on several cores, which compile at once.
+compiled for it, elsewhere Triton interprets them. With pytest-xdist those of kernels run on several cores at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bench.conditions import REPO, conditions, write
 from services.cli.machine import usable_cores
 
 FOLDERS = ("tests/kernels", "tests/gpu")
+ONE_BY_ONE = "tests/gpu"  # where a test takes all of the GPU's memory
 MAX_PROCESSES = 12  # each has its own part of the GPU's memory
 
 
@@ -50,7 +51,8 @@ def run(folder: str, words: list[str]) -> dict[str, Any]:
             "-p", "no:cacheprovider", "--import-mode=importlib", f"--junitxml={junit}", folder, *words,
         ]  # fmt: skip
         processes = min(usable_cores() - 2, MAX_PROCESSES)
-        if torch.cuda.is_available() and find_spec("xdist") and processes > 1:
+        can_share = folder != ONE_BY_ONE and processes > 1
+        if torch.cuda.is_available() and can_share and find_spec("xdist"):
             command += ["-n", str(processes)]
         code = subprocess.run(command, cwd=REPO).returncode
         found = summary(junit.read_text()) if junit.exists() else {}

@@ -98,13 +98,14 @@ def cached_bytes(files: Iterable[Path]) -> int:
     pages = 0
     for file in files:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
-            resident = (ctypes.c_ubyte * -(-len(mapped) // PAGE))()
+            resident = np.zeros(-(-len(mapped) // PAGE), np.uint8)
             address = (ctypes.c_char * len(mapped)).from_buffer(mapped)
-            failed = libc.mincore(ctypes.byref(address), ctypes.c_size_t(len(mapped)), resident)
+            where = ctypes.c_void_p(resident.ctypes.data)
+            failed = libc.mincore(ctypes.byref(address), ctypes.c_size_t(len(mapped)), where)
             del address
             if failed:
                 raise OSError(ctypes.get_errno(), "mincore")
-            pages += int(np.frombuffer(resident, np.uint8).sum(dtype=np.int64))
+            pages += int((resident & 1).sum(dtype=np.int64))
     return pages * PAGE
 
 
