@@ -14,9 +14,9 @@ from services.gateway.canary import Canary
 from services.gateway.core import Gateway
 from services.gateway.http.application import build_application
 from services.gateway.http.server import HttpServer
-from services.gateway.journal import LogWriter
 from services.gateway.life.client import Client
 from services.gateway.load import Load
+from services.gateway.log_writer import LogWriter
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.model import load_model
 from services.gateway.openai.params import Limits

@@ -11,9 +11,9 @@ from starlette.requests import Request
 
 from services.common.lifecycle import Identity
 from services.gateway.auth import Caller, Keys
-from services.gateway.journal import LogWriter
 from services.gateway.life.client import Client
 from services.gateway.load import Load
+from services.gateway.log_writer import LogWriter
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.model import ServedModel
 from services.gateway.openai.params import Limits

@@ -1,117 +1,106 @@
-"""What a gateway writes of its streams to their logs, and reads of others': its side of kvstore's logs.
-
-A stream that is kept costs its reader next to nothing: its rows gather in its Journal, and one timer sends those of
-all streams together, a few times a second.
-"""
+"""One call's log as its gateway has it, until its stream has ended and all of it is written. Pure."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from typing import Protocol
 
-from services.common.bus import Bus, BusError
-from services.common.messages.codec import decode, encode
+from services.common.messages.codec import encode
 from services.common.messages.frames import ERROR, RUNNING
-from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogBatch, StreamLogRequest
-from services.common.subjects import Subjects
+from services.common.messages.retention import MAX_LOG_BYTES, StreamLogAppend
 from services.gateway.life.stream import Delta
 
-FLUSH_S = 0.2  # what a gateway that is killed has not logged yet is generated again
-BATCH_BYTES = 256 * 1024  # a batch that has grown so long is sent, and another begun
-_READ_TIMEOUT_S = 3.0
 
+class Writer(Protocol):
+    """Who takes a journal's entries to a kvstore (log_writer.py)."""
 
-class LogWriter:
-    """One per gateway. Nothing is answered: a log needs not be complete (services/common/messages/retention.py)."""
+    async def begin(self, journal: Journal) -> None: ...
 
-    def __init__(self, bus: Bus, subjects: Subjects) -> None:
-        self._bus, self._subjects = bus, subjects
-        self._changed: dict[Journal, None] = {}  # in order
-        self._timer: asyncio.TimerHandle | None = None
-        self._sending: set[asyncio.Task[None]] = set()
+    def note(self, journal: Journal) -> None: ...
 
-    def send(self, journal: Journal) -> None:
-        """Sends what a journal has, at once: its beginning, and its end."""
-        self._changed.pop(journal, None)
-        self._send([journal])
-
-    def note(self, journal: Journal) -> None:
-        """A journal has something new; it is taken within FLUSH_S."""
-        self._changed[journal] = None
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
-
-    def flush(self) -> None:
-        """Sends what all journals have."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        changed, self._changed = self._changed, {}
-        self._send(changed)
-
-    async def close(self) -> None:
-        """Sends the rest, and returns when it is on its way."""
-        self.flush()
-        await asyncio.gather(*self._sending)
-
-    async def read(self, request_id: str) -> StreamLog:
-        """Raises BusError when no kvstore answers."""
-        asked = encode(StreamLogRequest(request_id))
-        return decode(
-            StreamLog, await self._bus.request(self._subjects.stream_log_read(), asked, _READ_TIMEOUT_S)
-        )
-
-    def _send(self, journals: Iterable[Journal]) -> None:
-        batch, size = StreamLogBatch(), 0
-        for journal in journals:
-            data = encode(journal.take())
-            if batch.appends and size + len(data) > BATCH_BYTES:
-                self._spawn(batch)
-                batch, size = StreamLogBatch(), 0
-            batch.request_ids.append(journal.request_id)
-            batch.retention_s.append(journal.retention_s)
-            batch.appends.append(data)
-            size += len(data)
-        if batch.appends:
-            self._spawn(batch)
-
-    def _spawn(self, batch: StreamLogBatch) -> None:
-        task = asyncio.create_task(self._publish(encode(batch)))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _publish(self, data: bytes) -> None:
-        with suppress(BusError):  # then it is lost, and generated again if anybody asks
-            await self._bus.publish(self._subjects.stream_log_append(), data)
+    def end(self, journal: Journal) -> None: ...
 
 
 class Journal:
-    """Gathers one call's rows for its log."""
+    """Entries, of which some gather, some are on their way and some are written.
 
-    def __init__(self, request_id: str, record: bytes, retention_s: float, writer: LogWriter) -> None:
+    It holds no more than the call's prompt and output do beside it, and MAX_LOG_BYTES at most: what comes after
+    that is not logged, and generated again if anybody asks.
+    """
+
+    def __init__(self, request_id: str, record: bytes, retention_s: float, writer: Writer) -> None:
         self.request_id, self.retention_s, self._writer = request_id, retention_s, writer
-        self._append = self._new_append()
-        self._append.request = record
+        self.num_bytes = 0  # of all entries
+        self.sent_at = float("-inf")  # by the loop's clock
+        self._append: StreamLogAppend | None = StreamLogAppend(
+            request_id, 0, record
+        )  # gathers the next entry
+        self._entries: list[bytes] = []
+        self._unsent: list[int] = []
+        self._unwritten: set[int] = set()
+        self._is_full = self._is_renewing = False
 
-    def begin(self, attempt: int) -> None:
+    async def begin(self, attempt: int) -> None:
         """Before the client learns where to come back to. ``attempt`` is the present one, here and below."""
-        self._append.attempt = attempt
-        self._writer.send(self)
+        if self._append is not None:
+            self._append.attempt = attempt
+        await self._writer.begin(self)
 
     def add(self, deltas: Sequence[Delta], attempt: int) -> None:
-        self._append.attempt = attempt
+        if self._is_full:
+            return
+        append = self._append = self._append or StreamLogAppend(self.request_id, attempt)
+        append.attempt = attempt
         for delta in deltas:
-            self._add(self._append, delta)
+            self._add(append, delta)
         self._writer.note(self)
 
     def end(self) -> None:
-        self._writer.send(self)
+        self._writer.end(self)
 
-    def take(self) -> StreamLogAppend:
-        """What came since the last time."""
-        append, self._append = self._append, self._new_append()
-        return append
+    # -- the writer's side -----------------------------------------------------------------------------------
+
+    def take(self, now: float) -> list[tuple[int, bytes]]:
+        """Entries to be sent, each with its index; an empty one only renews."""
+        if self._append is not None:
+            self._close_entry(encode(self._append))
+            self._append = None
+        found = [(index, self._entries[index]) for index in self._unsent]
+        if self._is_renewing and not found:
+            found.append((-1, b""))
+        self._unsent, self._is_renewing = [], False
+        if found:
+            self.sent_at = now
+        return found
+
+    def _close_entry(self, data: bytes) -> None:
+        if self.num_bytes + len(data) > MAX_LOG_BYTES:
+            self._is_full = True
+            return
+        self.num_bytes += len(data)
+        self._unsent.append(len(self._entries))
+        self._unwritten.add(len(self._entries))
+        self._entries.append(data)
+
+    def on_written(self, index: int) -> None:
+        self._unwritten.discard(index)
+
+    @property
+    def is_written(self) -> bool:
+        return not self._unwritten
+
+    def renew(self) -> None:
+        self._is_renewing = True
+
+    def forget_written(self) -> None:
+        """Redis has lost it all."""
+        self._unwritten = set(range(len(self._entries)))
+        self._unsent = list(range(len(self._entries)))
+
+    def send_again(self) -> bool:
+        """Whether there is anything to send that nobody has confirmed."""
+        self._unsent = sorted(self._unwritten)
+        return bool(self._unsent)
 
     @staticmethod
     def _add(append: StreamLogAppend, delta: Delta) -> None:
@@ -136,6 +125,3 @@ class Journal:
             append.stop_reasons[row] = delta.stop_reason
         if delta.cached_tokens and delta.num_ids == num_ids:
             append.cached_tokens[row] = delta.cached_tokens
-
-    def _new_append(self) -> StreamLogAppend:
-        return StreamLogAppend(self.request_id, 0)

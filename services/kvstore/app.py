@@ -24,10 +24,10 @@ from services.common.messages.events import (
     KvSnapshotRequest,
     WorkerLoad,
 )
-from services.common.messages.retention import StreamLog, StreamLogBatch, StreamLogRequest
 from services.common.subjects import Subjects
 from services.common.telemetry import Metrics
 from services.kvstore.blocks import BlockTable
+from services.kvstore.log_server import LogServer
 from services.kvstore.mirror import Mirror
 from services.kvstore.stream_log import StreamLogs
 
@@ -39,7 +39,7 @@ WORKER_LEASES = 3  # a worker silent for so many leases is gone, with its blocks
 TTL_LEASES = 10  # of a worker's keys in Redis; a kvstore that restarts before they run out finds what it had
 # How often they are renewed, and a Redis noticed that lost them without breaking the connection.
 RENEW_LEASES = 2
-MIN_WRITE_S = 0.2  # between two writes: what workers and gateways send meanwhile is written together
+MIN_WRITE_S = 0.2  # between two writes: what workers send meanwhile is written together
 
 
 class KvstoreMetrics:
@@ -54,9 +54,12 @@ class KvstoreMetrics:
         self.rewrites = Gauge(
             "shoal_kvstore_rewrites", "Workers written in full since the start", registry=registry
         )
-        self.log_appends = Counter("shoal_kvstore_log_appends", "Stream log appends", registry=registry)
+        self.log_appends = Gauge(
+            "shoal_kvstore_log_appends", "Stream log appends since the start", registry=registry
+        )
+        self.log_bytes = Gauge("shoal_kvstore_log_bytes", "Stream logs in memory", registry=registry)
         self.log_lost = Gauge(
-            "shoal_kvstore_log_lost", "Appends lost while Redis was away", registry=registry
+            "shoal_kvstore_log_lost", "Appends given up while Redis was away", registry=registry
         )
 
 
@@ -67,7 +70,6 @@ class KvstoreApp:
         settings, timing, subjects = context.settings, context.timing, context.subjects
         self._id, self._bus, self._subjects = context.identity.instance_id, context.bus, subjects
         self._renew_every_s = RENEW_LEASES * timing.lease_s
-        self._longest_retention_s = max(settings.stream_retention, settings.max_stream_retention)
         self._redis = connect_redis(settings.redis_url)
         self._table = BlockTable()
         self._feeds = KvFeeds(self._bus, subjects, self._table)
@@ -80,8 +82,10 @@ class KvstoreApp:
             self._table,
             self._feeds.position,
         )
-        self._logs = StreamLogs(self._redis, subjects.namespace)
+        self._logs = StreamLogs(self._redis, subjects.namespace, context.rng)
         self._metrics = KvstoreMetrics(context.metrics)
+        longest_s = max(settings.stream_retention, settings.max_stream_retention)
+        self._log_server = LogServer(self._bus, subjects, self._logs, longest_s, self._count_error)
         self._write_now = asyncio.Event()
         self._renew_at = float("-inf")  # when the leases in Redis are to be renewed
         self._is_stopping = False
@@ -96,11 +100,8 @@ class KvstoreApp:
             await subscribe(subjects.kv_events(), self._on_kv_events),
         ]
         await self._warm_up()
-        self._serving = [
-            await subscribe(subjects.kvstore_snapshot(), self._on_snapshot, queue=group),
-            await subscribe(subjects.stream_log_append(), self._on_append, queue=group),
-            await subscribe(subjects.stream_log_read(), self._on_read, queue=group),
-        ]
+        self._serving = [await subscribe(subjects.kvstore_snapshot(), self._on_snapshot, queue=group)]
+        await self._log_server.start()
         self._writer = asyncio.create_task(self._run_writes())
 
     def heartbeat(self) -> tuple[WorkerLoad | None, dict[str, float]]:
@@ -113,10 +114,12 @@ class KvstoreApp:
         """Writes what it has; other kvstores go on by themselves."""
         for subscription in self._serving:
             await subscription.unsubscribe()
+        await self._log_server.drain()
         await self._write()
 
     async def stop(self) -> None:
         self._is_stopping = True
+        await self._log_server.stop()
         if self._writer:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
@@ -146,25 +149,6 @@ class KvstoreApp:
         positions = {worker_id: self._feeds.position(worker_id) for worker_id in self._table.workers}
         await self._bus.publish(message.reply, encode(self._table.page(page, positions)))
 
-    async def _on_append(self, message: Message) -> None:
-        batch = decode(StreamLogBatch, message.data)
-        for entry in zip(batch.request_ids, batch.retention_s, batch.appends, strict=False):
-            request_id, asked_s, data = entry
-            retention_s = min(asked_s, self._longest_retention_s)
-            if retention_s > 0:
-                self._logs.add(request_id, retention_s, data)
-        self._metrics.log_appends.inc(len(batch.appends))
-        self._write_now.set()
-
-    async def _on_read(self, message: Message) -> None:
-        request_id = decode(StreamLogRequest, message.data).request_id
-        try:
-            found = await self._logs.read(request_id)
-        except RedisError as error:
-            self._count_error(error)
-            found = StreamLog(request_id, False)
-        await self._bus.publish(message.reply, encode(found))
-
     def _on_gone(self, worker_id: str) -> None:
         self._workers.forget(worker_id)
         self._feeds.on_gone(worker_id)
@@ -187,7 +171,10 @@ class KvstoreApp:
         self._metrics.blocks.set(self._table.num_blocks)
         self._metrics.workers.set(len(self._table.workers))
         self._metrics.rewrites.set(self._mirror.num_rewrites)
+        self._log_server.tick()
+        self._metrics.log_appends.set(self._log_server.num_appends)
         self._metrics.log_lost.set(self._logs.num_lost)
+        self._metrics.log_bytes.set(self._logs.held_bytes)
 
     async def _run_writes(self) -> None:
         """Writes what changed, and renews the leases when they are due.
@@ -206,7 +193,6 @@ class KvstoreApp:
         is_due = now >= self._renew_at
         try:
             await self._mirror.write(renews=is_due)
-            await self._logs.flush()
         except RedisError as error:
             self._count_error(error)
             self._mirror.distrust()

@@ -1,149 +1,218 @@
-"""Logs of streams in Redis: appended to by gateways, read by the one to which a client comes back.
+"""Logs of streams: in Redis, for every kvstore and as long as they are kept, and in the memory of who wrote them.
 
-``{namespace}:log:{request_id}`` is a string: StreamLogAppend messages as they came, each after its length in 4
-bytes. It is gone some seconds after the last append, as that says. Appends wait in memory, bounded, while Redis is away.
+``{namespace}:stream:{request_id}`` is a hash from the digests of entries to the entries, StreamLogAppend messages
+as they came, and from ``size`` to their bytes. So to write one again changes nothing. It is gone some seconds after
+the last append, as that says.
+
+``{namespace}:streams`` names the generation of what Redis holds: the run of the server, and a random part. A Redis
+that was killed, flushed, or restored from an older state, has another one, and whoever wrote into a former one
+writes all that it still has again. With each kvstore keeping what it wrote or found at its start, a log outlives
+the loss of Redis, of the kvstore, and of its gateway together with one of them. Memory is bounded; what was not
+appended to for longest leaves it first.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from hashlib import blake2b
+from itertools import islice
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from services.common.errors import DecodeError
-from services.common.messages.codec import decode
-from services.common.messages.frames import RUNNING
-from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogChoice
+from services.common.messages.retention import MAX_LOG_BYTES, StreamLog
+from services.kvstore.merge import merge_log, parse_log
 
-MAX_LOG_BYTES = (
-    4 * 1024 * 1024
-)  # of one request; a longer log is of no use, because its answer must fit the bus
-MAX_WAITING_BYTES = 64 * 1024 * 1024  # appends kept while Redis is away; beyond it the oldest are lost
-MAX_BATCH = 256  # appends in one round trip
-# One command for all: to pack two for each append and read their answers takes kvstore five times as long.
-_APPEND = """
-local lengths = {}
-for i, key in ipairs(KEYS) do
-    lengths[i] = redis.call('APPEND', key, ARGV[2 * i - 1])
-    redis.call('PEXPIRE', key, ARGV[2 * i])
+MAX_HELD_BYTES = 64 * 1024 * 1024  # in memory
+MAX_BATCH = 256  # entries in one round trip
+MAX_BATCH_BYTES = 1024 * 1024
+SETTLE_S = 2.0  # within which all kvstores notice that Redis has lost something, and have written it again
+# One command for all: to pack several for each entry and read their answers takes kvstore five times as long.
+# It answers with the generation, and writes only if that is the one that its caller knows.
+WRITE_SCRIPT = """
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local generation = redis.call('GET', KEYS[1])
+if not generation or string.sub(generation, 1, #run) ~= run then
+    generation = run .. ARGV[2]
+    redis.call('SET', KEYS[1], generation)
 end
-return lengths
+if generation ~= ARGV[1] then return generation end
+for i = 2, #KEYS do
+    local id, data, kept_ms = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
+    if #data > 0 and redis.call('HSETNX', KEYS[i], id, data) == 1
+            and redis.call('HINCRBY', KEYS[i], 'size', #data) > tonumber(ARGV[3]) then
+        redis.call('HDEL', KEYS[i], id)
+        redis.call('HINCRBY', KEYS[i], 'size', -#data)
+    end
+    redis.call('PEXPIRE', KEYS[i], kept_ms)
+end
+return generation
 """
 
 
 @dataclass(slots=True)
+class Held:
+    """One log in memory. ``entries`` by their digests."""
+
+    expires_at: float
+    entries: dict[bytes, bytes] = field(default_factory=dict)
+    size: int = 0
+
+
+@dataclass(slots=True)
 class StreamLogs:
-    """Owned by one kvstore. ``add`` never waits; ``flush`` writes, ``read`` answers; both raise RedisError."""
+    """Owned by one kvstore. ``add`` never waits; ``write``, ``warm`` and ``read`` speak with Redis."""
 
     redis: Redis
     namespace: str
+    rng: random.Random
+    max_bytes: int = MAX_HELD_BYTES
+    generation: str = ""  # of Redis, as last heard; empty before that
+    is_away: bool = False  # whether the last write failed
     num_lost: int = 0
-    _waiting: deque[tuple[str, float, bytes]] = field(default_factory=deque)
-    _waiting_bytes: int = 0
-    _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    held_bytes: int = 0
+    _settled_at: float = float("-inf")
+    _held: dict[str, Held] = field(default_factory=dict)  # by request; what was last appended to is last
+    _waiting: dict[tuple[str, bytes], None] = field(default_factory=dict)  # to be written: request, digest
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def add(self, request_id: str, retention_s: float, data: bytes) -> None:
-        self._waiting.append((request_id, retention_s, data))
-        self._waiting_bytes += len(data)
-        while self._waiting_bytes > MAX_WAITING_BYTES:
-            self._drop_oldest()
-            self.num_lost += 1
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
 
-    def _drop_oldest(self) -> None:
-        _, _, data = self._waiting.popleft()
-        self._waiting_bytes -= len(data)
+    @property
+    def is_empty(self) -> bool:
+        return not self._held
 
-    async def flush(self) -> None:
-        """Writes what waits, in order. What could not be written waits on."""
-        async with self._flushing:
-            await self._flush()
+    # -- memory ----------------------------------------------------------------------------------------------
 
-    async def _flush(self) -> None:
-        while self._waiting:
-            batch = [self._waiting[i] for i in range(min(MAX_BATCH, len(self._waiting)))]
-            keys = [self._key(request_id) for request_id, _, _ in batch]
-            entries: list[bytes | int] = []
-            for _, retention_s, data in batch:
-                entries += (len(data).to_bytes(4, "little") + data, max(1, round(retention_s * 1000)))
-            lengths = await self.redis.eval(_APPEND, len(keys), *keys, *entries)
-            pairs = zip(batch, lengths, strict=True)
-            too_long = {request_id for (request_id, _, _), length in pairs if length > MAX_LOG_BYTES}
-            if too_long:
-                await self.redis.unlink(*map(self._key, too_long))
-            for item in batch:
-                if self._waiting and self._waiting[0] is item:
-                    self._drop_oldest()
+    def add(self, request_id: str, retention_s: float, data: bytes, now: float) -> None:
+        """Takes an entry, or notes by an empty one that its stream goes on."""
+        held = self._held.pop(request_id, None) or Held(0.0)
+        self._held[request_id] = held  # as the last
+        held.expires_at = now + retention_s
+        digest = blake2b(data, digest_size=8).digest() if data else b""
+        if digest not in held.entries and held.size + len(data) <= MAX_LOG_BYTES:
+            self._waiting[request_id, digest] = None
+            if data:
+                self._keep(held, digest, data)
 
-    async def read(self, request_id: str) -> StreamLog:
-        await self.flush()
-        data = await self.redis.get(self._key(request_id))
-        return merge_log(request_id, split_log(data if isinstance(data, bytes) else b""))
+    def _keep(self, held: Held, digest: bytes, data: bytes) -> None:
+        held.entries[digest] = data
+        held.size += len(data)
+        self.held_bytes += len(data)
+        while self.held_bytes > self.max_bytes:
+            self.num_lost += self._forget(next(iter(self._held)))
+
+    def _forget(self, request_id: str) -> int:
+        """How many of its entries waited."""
+        held = self._held.pop(request_id)
+        self.held_bytes -= held.size
+        waited = [name for digest in (b"", *held.entries) if (name := (request_id, digest)) in self._waiting]
+        for name in waited:
+            del self._waiting[name]
+        return len(waited)
+
+    def forget_expired(self, now: float) -> None:
+        """Redis forgets by itself. While it is away, what waits for it has its time there still to come."""
+        if not self.is_away:
+            for request_id in [name for name, held in self._held.items() if held.expires_at <= now]:
+                self._forget(request_id)
+
+    # -- Redis -----------------------------------------------------------------------------------------------
+
+    async def write(self, now: float) -> None:
+        """Writes what waits, and everything where Redis has lost what was written. Raises RedisError."""
+        async with self._writing:
+            try:
+                await self._write(now)
+            except RedisError:
+                self.is_away = True
+                raise
+            self.is_away = False
+
+    async def _write(self, now: float) -> None:
+        is_current = False
+        while not is_current or self._waiting:
+            batch = self._next_batch()
+            generation = await self._call(batch, now)
+            is_current = generation == self.generation
+            if is_current:
+                for name in batch:
+                    self._waiting.pop(name, None)
+                continue
+            if self.generation:
+                self._settled_at = now + SETTLE_S
+            self.generation = generation
+            self._waiting = dict.fromkeys(self._all_entries())
+
+    def _next_batch(self) -> list[tuple[str, bytes]]:
+        batch, size = [], 0
+        for request_id, digest in islice(self._waiting, MAX_BATCH):
+            batch.append((request_id, digest))
+            size += len(self._held[request_id].entries.get(digest, b""))
+            if size > MAX_BATCH_BYTES:
+                break
+        return batch
+
+    async def _call(self, batch: Sequence[tuple[str, bytes]], now: float) -> str:
+        """Writes, if this is the generation that we know. Returns the one that is."""
+        keys = [f"{self.namespace}:streams"]
+        new = f":{self.rng.getrandbits(64):016x}"
+        words: list[bytes | str | int] = [self.generation, new, MAX_LOG_BYTES]
+        for request_id, digest in batch:
+            held = self._held[request_id]
+            keys.append(self._key(request_id))
+            words += (digest, held.entries.get(digest, b""), max(1, round((held.expires_at - now) * 1000)))
+        found: bytes = await self.redis.eval(WRITE_SCRIPT, len(keys), *keys, *words)
+        return found.decode()
+
+    def _all_entries(self) -> Iterator[tuple[str, bytes]]:
+        for request_id, held in self._held.items():
+            for digest in held.entries:
+                yield request_id, digest
+
+    async def warm(self, now: float) -> None:
+        """Takes over what Redis holds, so that it outlives that. Raises RedisError."""
+        await self.write(now)
+        async for key in self.redis.scan_iter(f"{self._key('')}*", count=256):
+            left_ms = await self.redis.pttl(key)
+            found = await self._read_entries(key)
+            if self.held_bytes + sum(map(len, found.values())) > self.max_bytes:
+                return
+            request_id = key.decode()[len(self._key("")) :]
+            held = self._held.setdefault(request_id, Held(now + left_ms / 1000))
+            for digest, data in found.items():
+                if digest not in held.entries:
+                    self._keep(held, digest, data)
+
+    async def read(self, request_id: str, now: float) -> StreamLog:
+        """What Redis and this kvstore have together; while Redis is away, what is here, if that is of use."""
+        held = self._held.get(request_id)
+        entries = dict(held.entries) if held else {}
+        if self.is_away:
+            log = merge_log(request_id, parse_log(entries.values()))
+            if log.found:
+                log.is_partial = True
+                return log
+        try:
+            await self.write(now)
+            found = await self._read_entries(self._key(request_id))
+        except RedisError:
+            found, is_partial = {}, True
+        else:
+            is_partial = now < self._settled_at
+        log = merge_log(request_id, parse_log((entries | found).values()))
+        log.is_partial = is_partial
+        return log
+
+    async def _read_entries(self, key: str | bytes) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = await self.redis.hgetall(key)  # type: ignore[assignment]
+        found.pop(b"size", None)
+        return found
 
     def _key(self, request_id: str) -> str:
-        return f"{self.namespace}:log:{request_id}"
-
-
-def split_log(data: bytes) -> list[StreamLogAppend]:
-    """The messages of a log. What cannot be read, and a torn end, are left out: a log needs no completeness."""
-    found, start = [], 0
-    while start + 4 <= len(data):
-        end = start + 4 + int.from_bytes(data[start : start + 4], "little")
-        with suppress(DecodeError):
-            found.append(decode(StreamLogAppend, data[start + 4 : end]))
-        start = end
-    return found
-
-
-def merge_log(request_id: str, appends: Sequence[StreamLogAppend]) -> StreamLog:
-    """The unbroken prefix of every choice, from rows in any order, doubled or overlapping.
-
-    Rows of several attempts agree, because a resume is exact. Pure.
-    """
-    request = next((append.request for append in appends if append.request), b"")
-    rows = sorted(
-        (row for append in appends for row in _rows(append)), key=lambda row: (row.choice, row.first)
-    )
-    choices: dict[int, StreamLogChoice] = {}
-    for row in rows:
-        choice = choices.setdefault(row.choice, StreamLogChoice(row.choice, []))
-        if row.first > len(choice.ids) or row.text_offset > len(choice.text) or choice.finish != RUNNING:
-            continue  # beyond a gap, or after the end
-        if row.first + len(row.ids) < len(choice.ids) or row.text_offset + len(row.text) < len(choice.text):
-            continue  # wholly known
-        choice.ids += row.ids[len(choice.ids) - row.first :]
-        choice.text += row.text[len(choice.text) - row.text_offset :]
-        choice.finish, choice.stop_reason = row.finish, row.stop_reason
-        choice.cached_tokens = choice.cached_tokens or row.cached_tokens
-    attempt = max((append.attempt for append in appends), default=0)
-    ordered = [choices[index] for index in sorted(choices)]
-    return StreamLog(request_id, bool(request), attempt, request, ordered)
-
-
-class _Row(NamedTuple):
-    choice: int
-    first: int
-    ids: list[int]
-    text_offset: int
-    text: str
-    finish: int
-    stop_reason: int | str | None
-    cached_tokens: int
-
-
-def _rows(append: StreamLogAppend) -> list[_Row]:
-    columns = (append.choices, append.first, append.counts, append.text_offset, append.texts, append.finish)
-    if len({len(column) for column in columns}) != 1 or sum(append.counts) != len(append.ids):
-        return []
-    rows: list[_Row] = []
-    start = 0
-    for i, (index, first, count, offset, text, finish) in enumerate(zip(*columns, strict=True)):
-        ids = append.ids[start : start + count]
-        reason, cached = append.stop_reasons.get(i), append.cached_tokens.get(i, 0)
-        rows.append(_Row(index, first, ids, offset, text, finish, reason, cached))
-        start += count
-    return rows
+        return f"{self.namespace}:stream:{request_id}"

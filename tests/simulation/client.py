@@ -12,12 +12,13 @@ from services.common.errors import DeadlineExceeded, ShoalError
 from services.common.messages.codec import unpack
 from services.common.messages.frames import RUNNING
 from services.common.messages.request import SamplingParams, StreamParams
-from services.gateway.journal import Journal, LogWriter
+from services.gateway.journal import Journal
 from services.gateway.life.client import Client
 from services.gateway.life.handle import RequestLife
 from services.gateway.life.request import RequestState
 from services.gateway.life.spec import Spec
 from services.gateway.life.stream import Delta, Row
+from services.gateway.log_writer import LogWriter
 from services.gateway.retention import Position, Resume, split
 from tests.fakes.runner import expected_ids, expected_scores
 from tests.simulation.language import VOCAB_SIZE, Expected, expected_output
@@ -29,6 +30,16 @@ NO_ROUTER_S = 5.0  # services/gateway/life/request.py, Patience: earlier, nobody
 
 class Broken(Exception):
     """A promise was broken."""
+
+
+class WatchedJournal(Journal):
+    """Knows whether its beginning was ever confirmed: from then on, its stream can be taken up."""
+
+    was_begun = False
+
+    def on_written(self, index: int) -> None:
+        super().on_written(index)
+        self.was_begun = self.was_begun or index == 0
 
 
 @dataclass
@@ -44,7 +55,7 @@ class Call:
     max_stall_s: float = 0.0  # the longest time without anything new
     read_at: float = 0.0
     has_begun: bool = False  # the client has the headers, and in them where to come back to
-    may_lose_log: bool = False  # messages are lost in this world
+    journal: WatchedJournal | None = None  # of the gateway where it began
     was_resumed: bool = False  # at another gateway
     expected: list[Expected] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
@@ -95,11 +106,11 @@ class Call:
         """Reads to the end. Runs in the gateway's process, and so dies with it."""
         clock = asyncio.get_running_loop().time
         self.started_at = self.read_at = clock()
-        journal = None
         if self.ask.comes_back:
             writer = LogWriter(client.bus, client.subjects)
-            journal = Journal(self.ask.request_id, b"kept", 60.0, writer)
-        await self._judge(self._read(lambda: client.submit([self.spec()]), journal), self.ask.leaves_after)
+            self.journal = WatchedJournal(self.ask.request_id, b"kept", 60.0, writer)
+        reading = self._read(lambda: client.submit([self.spec()]), self.journal)
+        await self._judge(reading, self.ask.leaves_after)
 
     async def come_back(self, client: Client) -> None:
         """Goes on at another gateway, as GET /v1/streams/{id} with the last event's id does."""
@@ -108,8 +119,11 @@ class Call:
             log = await LogWriter(client.bus, client.subjects).read(ask.request_id)
         except BusError:
             return  # 503: tried again
+        if not log.found and log.is_partial:
+            return  # the same
         if not log.found:
-            self.how = "log lost" if self.may_lose_log else "BROKEN: its log is lost, though no message was"
+            was_kept = self.journal is not None and self.journal.was_begun
+            self.how = "BROKEN: its log is lost" if was_kept else "log lost"
             return
         client.evict(ask.request_id)
         self.was_resumed = True
@@ -139,9 +153,9 @@ class Call:
             self.state = life.states[0]
             self._watch_attempts(self.state)
             await life.accepted()
-            self.has_begun = True
             if journal is not None:
-                journal.begin(life.attempt)
+                await journal.begin(life.attempt)
+            self.has_begun = True
             while (deltas := await life.next()) is not None:
                 now = asyncio.get_running_loop().time()
                 self.max_stall_s, self.read_at = max(self.max_stall_s, now - self.read_at), now

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from services.common.bootstrap import Context
-from services.common.bus.memory import MemoryBroker, MemoryBus
+from services.common.bus.memory import MemoryBroker
 from services.common.lifecycle import App
 from services.common.messages.events import WorkerLoad
 from services.detokenizer.app import DetokenizerApp
@@ -20,9 +20,9 @@ from tests.simulation.client import Broken, Call
 from tests.simulation.engine import VirtualEngine
 from tests.simulation.language import decoding
 from tests.simulation.log_keeper import LogKeeper
-from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Network
-from tests.simulation.node import MODEL, SUBJECTS, Node
+from tests.simulation.node import MODEL, Node
 from tests.simulation.plan import FAULTS_END_S, SERVICES, Ask, Fault, Kind, Plan
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class World:
         self.rng = random.Random(f"world {plan.seed}")
         self.network = Network(plan.noise, FAULTS_END_S, random.Random(f"network {plan.seed}"))
         self.broker = MemoryBroker(rng=self.rng, deliveries=self.network.deliveries)
+        self.keeper = LogKeeper(loop, self.broker, plan.seed)
         self.engines: dict[str, VirtualEngine] = {}
         self.gateways: dict[str, GatewayApp] = {}
         self.apps: dict[str, App] = {}  # workers and routers
@@ -146,10 +147,9 @@ class World:
         for nodes in self.nodes.values():
             for node in nodes:
                 node.start()
-        keeper = LogKeeper(MemoryBus(self.broker, "log-keeper"), SUBJECTS)
-        await Process("log-keeper", self.loop).run(keeper.start())
+        await self.keeper.start()
         self._calling = {ask.request_id: asyncio.create_task(self._call(ask)) for ask in self.plan.asks}
-        await asyncio.gather(*(self._inject(fault) for fault in self.plan.faults))
+        await asyncio.gather(self.keeper.suffer(), *(self._inject(fault) for fault in self.plan.faults))
         await self._until(self._running_calls, FAULTS_END_S + RECOVERY_S, "calls have not ended")
         await self._until(self._held, self.loop.time() + RELEASE_S, "something is still held")
 
@@ -163,7 +163,7 @@ class World:
         await asyncio.sleep(ask.at)
         node = await self._ready_gateway()
         assert node.process is not None
-        call = Call(ask, node.process, may_be_refused=self.plan.max_queue < 10, may_lose_log=self.plan.loses)
+        call = Call(ask, node.process, may_be_refused=self.plan.max_queue < 10)
         self.calls.append(call)
         task = node.process.run(call.run(self.gateways[node.name].client))
         while not call.is_over:
@@ -223,6 +223,7 @@ class World:
             )
         found.update(preemptions=sum(engine.num_preempted for engine in self.engines.values()))
         found.update(resumed_elsewhere=sum(call.was_resumed for call in self.calls))
+        found.update(log_faults=self.keeper.num_faults)
         found.update(fault.kind.value for fault in self.plan.faults)
         return found
 

@@ -58,7 +58,7 @@ class Observer(Protocol):
 class Log(Protocol):
     """Where a stream is kept for a client that comes back."""
 
-    def begin(self, attempt: int) -> None: ...
+    async def begin(self, attempt: int) -> None: ...
 
     def add(self, deltas: list[Delta], attempt: int) -> None: ...
 
@@ -113,34 +113,34 @@ class GenerationResponse(Response):
 
     async def _write_stream(self, life: RequestLife, scope: Scope, receive: Receive, send: Send) -> bool:
         await life.accepted()
-        journal = self._journal
-        if journal is not None:
-            journal.begin(life.attempt)
-        headers = [*SSE_HEADERS, *encode_headers(self._extra)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        opening = self._renderer.opening()
-        if opening:
-            await send({"type": "http.response.body", "body": opening, "more_body": True})
         try:
-            while (deltas := await life.next(self._keep_alive_s)) is not None:
-                if deltas:
-                    self._observer.on_deltas(deltas)
-                    if journal is not None:
-                        journal.add(deltas, life.attempt)
-                    if life.is_scored:
-                        await self._renderer.prepare(deltas)
-                data = self._renderer.events(deltas) if deltas else KEEP_ALIVE
-                if not data:
-                    continue  # held back by a parser
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+            if self._journal is not None:
+                await self._journal.begin(life.attempt)
+            headers = [*SSE_HEADERS, *encode_headers(self._extra)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            if opening := self._renderer.opening():
+                await send({"type": "http.response.body", "body": opening, "more_body": True})
+            await self._write_events(life, send)
             data = self._renderer.closing() + DONE
         except ShoalError as error:  # the status is sent: the error becomes the last event
             data = error_event(error) + DONE
         finally:
-            if journal is not None:
-                journal.end()
+            if self._journal is not None:
+                self._journal.end()
         await send({"type": "http.response.body", "body": data})
         return True
+
+    async def _write_events(self, life: RequestLife, send: Send) -> None:
+        while (deltas := await life.next(self._keep_alive_s)) is not None:
+            if deltas:
+                self._observer.on_deltas(deltas)
+                if self._journal is not None:
+                    self._journal.add(deltas, life.attempt)
+                if life.is_scored:
+                    await self._renderer.prepare(deltas)
+            data = self._renderer.events(deltas) if deltas else KEEP_ALIVE
+            if data:  # else it is held back by a parser
+                await send({"type": "http.response.body", "body": data, "more_body": True})
 
 
 async def _cancel_when_gone(receive: Receive, life: RequestLife) -> None:

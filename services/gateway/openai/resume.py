@@ -39,17 +39,16 @@ async def find_stream(gateway: Gateway, caller: Caller, request_id: str, last_ev
 
 
 async def _read_log(gateway: Gateway, request_id: str) -> StreamLog:
-    """The log as it is, after giving a late append and a kvstore that restarts a little time."""
+    """The log as it is, after giving a late append, and a kvstore or Redis that restarts, a little time."""
     loop = asyncio.get_running_loop()
-    started = loop.time()
+    started, why = loop.time(), "Redis is away"
     while True:
         try:
             log = await gateway.logs.read(request_id)
-            if log.found or loop.time() - started >= _FIND_S:
+            if log.found or (not log.is_partial and loop.time() - started >= _FIND_S):
                 return log
         except (BusError, DecodeError) as error:
-            if loop.time() - started >= _ANSWER_S:
-                raise Unavailable(
-                    f"the logs of streams cannot be read now: {error.message}", retry_after_s=1
-                ) from error
+            why = error.message
+        if loop.time() - started >= _ANSWER_S:
+            raise Unavailable(f"the logs of streams cannot be read now: {why}", retry_after_s=1)
         await asyncio.sleep(0.2)

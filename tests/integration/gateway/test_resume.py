@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import redis
 
-from services.common.bootstrap import Context
-from services.common.bus.nats import NatsBus
-from services.common.lifecycle import Identity
 from services.common.messages.frames import ERROR
-from services.common.options import parse
-from services.common.subjects import Subjects
-from services.common.telemetry import FlightRecorder, Metrics
-from services.kvstore.app import KvstoreApp
 from tests.fakes.backend import FakeBackend, Script, words
-from tests.fakes.gateway import MODEL, TIMING, RunningGateway, running_gateway
+from tests.fakes.gateway import MODEL, RunningGateway, running_gateway
 from tests.fakes.servers import RedisServer
 from tests.fakes.waiting import until
 
-from .conftest import until_ready
-from .sse import Event, events
-
-Connect = Callable[..., Awaitable[NatsBus]]
-LONG = " ".join(f"w{i}" for i in range(40))
-KEY = {"Authorization": "Bearer k1"}
-OTHER_KEY = {"Authorization": "Bearer k2"}
-OPTIONS = ["--stream_retention", "20", "--api_keys", "k1=anna,k2=ben"]
-
-
-@pytest.fixture
-async def gateways(
-    connect_bus: Connect, redis_server: RedisServer, model_dir: Path, backend: FakeBackend
-) -> AsyncIterator[list[RunningGateway]]:
-    """Two, with a kvstore that keeps logs."""
-    settings = parse("kvstore", ["--redis_url", redis_server.url, "--stream_retention", "20"], {})
-    identity = Identity("kvstore", "kvstore-1", 1)
-    bus = await connect_bus("kvstore")
-    recorder, metrics = FlightRecorder(), Metrics("kvstore", "test")
-    kvstore = KvstoreApp(
-        Context(settings, identity, bus, Subjects(), TIMING, metrics, recorder, random.Random(1))
-    )
-    await kvstore.start()
-    backend.script = lambda request, choice: words(LONG)
-    backend.token_s = 0.01
-    async with AsyncExitStack() as stack:
-        made = []
-        for name in ("gateway-1", "gateway-2"):
-            running = running_gateway(await connect_bus(name), model_dir, *OPTIONS, instance_id=name)
-            made.append(await stack.enter_async_context(running))
-            await until_ready(made[-1])
-        yield made
-    await kvstore.stop()
+from .conftest import Connect, until_ready
+from .kept import KEY, LONG, OTHER_KEY, broken_and_resumed, read, texts
+from .sse import Event
 
 
 @pytest.fixture
@@ -65,34 +25,6 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
     """A test's own eyes on Redis."""
     with redis.Redis.from_url(redis_server.url, socket_timeout=1) as made:
         yield made
-
-
-async def read(answer: httpx.Response, count: int | None = None) -> list[Event]:
-    found: list[Event] = []
-    async for event in events(answer):
-        found.append(event)
-        if len(found) == count:
-            break
-    return found
-
-
-async def broken_and_resumed(
-    gateways: list[RunningGateway], path: str, body: dict[str, Any], *, after: int, then: int = 0
-) -> tuple[list[Event], list[Event]]:
-    """The events that arrived, and those after them at another gateway. ``then`` more were sent and are lost."""
-    first, second = gateways
-    async with first.http(**KEY) as http, http.stream("POST", path, json=body | {"stream": True}) as answer:
-        address = answer.headers["x-stream-path"]
-        before = (await read(answer, after + then))[:after]
-    headers = {"Last-Event-ID": before[-1].id}
-    async with second.http(**KEY) as http, http.stream("GET", address, headers=headers) as answer:
-        assert answer.status_code == 200
-        return before, await read(answer)
-
-
-def texts(found: list[Event]) -> str:
-    choices = [c for event in found if event.data != "[DONE]" for c in event.data["choices"]]
-    return "".join(c["text"] if "text" in c else c["delta"].get("content", "") for c in choices)
 
 
 def ends(found: list[Event]) -> dict[int, tuple[str, str | None]]:
@@ -189,10 +121,10 @@ async def test_a_request_says_for_how_long_its_stream_is_kept(
                 await read(answer)
             assert bool(name) == bool(kept), asked
             if kept:
-                key, least = f"shoal:log:{name}", max(1, (kept - 10) * 1000)
+                key, least = f"shoal:stream:{name}", max(1, (kept - 10) * 1000)
                 await until(lambda key=key, least=least: client.pttl(key) >= least, "its log")  # type: ignore[misc]
                 assert client.pttl(key) <= kept * 1000
-    assert len(client.keys("shoal:log:*")) <= 3, "what was not to be kept is nowhere"
+    assert len(client.keys("shoal:stream:*")) <= 3, "what was not to be kept is nowhere"
 
 
 async def test_where_nothing_is_kept_by_default_a_request_can_ask_for_it(

@@ -8,39 +8,12 @@ from services.common.blockhash import split_hashes
 from services.common.bus import NoResponders
 from services.common.messages.codec import decode, encode
 from services.common.messages.events import KvSnapshotRequest, KvSnapshots
-from services.common.messages.retention import StreamLog, StreamLogAppend, StreamLogBatch, StreamLogRequest
 from services.common.subjects import Subjects
-from services.kvstore.app import KvstoreApp
-from tests.fakes.contexts import make_context, start_app
 from tests.fakes.processes import modules_of, running_service
 from tests.fakes.waiting import until
 from tests.fakes.workers import FakeWorker, random_prompt
 
 SUBJECTS = Subjects("test")
-
-
-@pytest.fixture
-async def start_kvstore(connect_bus, redis_server):
-    """Starts kvstores on the test's Redis; all are stopped at the end."""
-    started = []
-
-    async def start(name="kvstore", *flags):
-        context = make_context(
-            "kvstore", await connect_bus(name), name, ["--redis_url", redis_server.url, *flags]
-        )
-        started.append(await start_app(context, KvstoreApp(context)))
-        return started[-1]
-
-    yield start
-    for runtime in started:
-        await runtime.stop()
-
-
-@pytest.fixture
-async def client(redis_server):
-    """A test's own eyes on Redis."""
-    async with redis.asyncio.Redis.from_url(redis_server.url, socket_timeout=1) as client:
-        yield client
 
 
 @pytest.fixture
@@ -225,93 +198,6 @@ async def test_two_kvstores_answer_a_question_once(start_kvstore, connect_bus):
     await until(lambda: answers)
     await asyncio.sleep(0.05)
     assert len(answers) == 1
-
-
-# -- stream logs -------------------------------------------------------------------------------------------------
-
-
-def log_append(request_id, first, ids, request=b""):
-    text = "x" * len(ids)
-    return StreamLogAppend(request_id, 1, request, [0], [first], [len(ids)], ids, [text], [first], [0])
-
-
-def batch_of(append, retention_s=60.0):
-    return encode(StreamLogBatch([append.request_id], [retention_s], [encode(append)]))
-
-
-async def write_log(bus, request_id, num_rows, retention_s=60.0):
-    for i in range(num_rows):
-        append = log_append(request_id, i, [i], b"request" if i == 0 else b"")
-        await bus.publish(SUBJECTS.stream_log_append(), batch_of(append, retention_s))
-
-
-async def read_log(bus, request_id, num_ids=0):
-    """The log once it has so many ids: appends are not answered."""
-    for _ in range(500):
-        data = encode(StreamLogRequest(request_id))
-        log = decode(StreamLog, await bus.request(SUBJECTS.stream_log_read(), data, 5))
-        if sum(len(choice.ids) for choice in log.choices) >= num_ids:
-            return log
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"the log has fewer than {num_ids} ids")
-
-
-async def test_a_log_is_read_back_from_any_kvstore_and_expires(start_kvstore, connect_bus):
-    for name in ("one", "two"):
-        await start_kvstore(name)
-    bus = await connect_bus()
-    await write_log(bus, "r", 50, retention_s=3.0)
-    for _ in range(5):
-        log = await read_log(bus, "r", 50)
-        assert (log.found, log.request, log.choices[0].ids) == (True, b"request", list(range(50)))
-    assert not (await read_log(bus, "never")).found
-    while (await read_log(bus, "r")).found:  # noqa: ASYNC110 - until the test's own time is over
-        await asyncio.sleep(0.05)
-
-
-async def test_appends_wait_for_redis(start_kvstore, connect_bus, redis_server):
-    await start_kvstore("one", "--stream_retention", "30")
-    bus = await connect_bus()
-    await write_log(bus, "r", 10)
-    await read_log(bus, "r", 10)
-    redis_server.pause()
-    for i in range(10, 20):
-        await bus.publish(SUBJECTS.stream_log_append(), batch_of(log_append("r", i, [i])))
-    redis_server.resume()
-    assert (await read_log(bus, "r", 20)).choices[0].ids == list(range(20))
-
-
-async def test_a_log_over_its_bound_is_dropped(start_kvstore, connect_bus, client):
-    await start_kvstore("one", "--stream_retention", "30")
-    bus = await connect_bus()
-    await bus.publish(SUBJECTS.stream_log_append(), batch_of(log_append("r", 0, [1], b"q" * 3_000_000)))
-    assert (await read_log(bus, "r", 1)).found
-    await bus.publish(SUBJECTS.stream_log_append(), batch_of(log_append("r", 1, [1] * 300_000)))
-    for _ in range(500):
-        if not (await read_log(bus, "r")).found:
-            break
-        await asyncio.sleep(0.01)
-    assert await client.exists("test:log:r") == 0
-
-
-async def test_a_log_is_kept_for_as_long_as_its_append_says_up_to_the_most_that_is_allowed(
-    start_kvstore, connect_bus, client
-):
-    await start_kvstore("one", "--max_stream_retention", "40")
-    bus = await connect_bus()
-    for asked, kept in ((5.5, 5.5), (20.0, 20), (1e9, 40)):
-        append = log_append(f"r{kept}", 0, [1], b"request")
-        await bus.publish(SUBJECTS.stream_log_append(), batch_of(append, asked))
-        assert (await read_log(bus, f"r{kept}", 1)).found
-        assert (kept - 10) * 1000 < await client.pttl(f"test:log:r{kept}") <= kept * 1000
-
-
-async def test_nothing_is_kept_where_retention_is_off(start_kvstore, connect_bus, client):
-    await start_kvstore("one", "--max_stream_retention", "0")
-    bus = await connect_bus()
-    await write_log(bus, "r", 3)
-    assert not (await read_log(bus, "r")).found
-    assert await client.keys("test:log:*") == []
 
 
 # -- the process -------------------------------------------------------------------------------------------------

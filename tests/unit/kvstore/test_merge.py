@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from services.common.messages.codec import encode
 from services.common.messages.frames import RUNNING, STOP
 from services.common.messages.retention import StreamLogAppend
-from services.kvstore.stream_log import merge_log, split_log
+from services.kvstore.merge import merge_log, parse_log
 
 
 def append(choice, first, ids, *, finish=RUNNING, request=b"", attempt=1):
@@ -16,10 +16,6 @@ def append(choice, first, ids, *, finish=RUNNING, request=b"", attempt=1):
     return StreamLogAppend(
         "r", attempt, request, [choice], [first], [len(ids)], ids, [text], [first], [finish]
     )
-
-
-def framed(appends):
-    return b"".join(len(data).to_bytes(4, "little") + data for data in map(encode, appends))
 
 
 def test_a_log_is_the_prefix_of_each_choice():
@@ -41,7 +37,7 @@ def test_a_log_is_the_prefix_of_each_choice():
 def test_why_a_choice_ended_and_what_it_found_in_the_cache_are_kept():
     first, last = append(0, 0, [0, 1], request=b"q"), append(0, 2, [2], finish=STOP)
     first.cached_tokens, last.stop_reasons = {0: 16}, {0: "END"}
-    (choice,) = merge_log("r", split_log(framed([last, first, last]))).choices
+    (choice,) = merge_log("r", parse_log(map(encode, [last, first, last]))).choices
     assert (choice.stop_reason, choice.cached_tokens, choice.finish) == ("END", 16, STOP)
 
 
@@ -73,17 +69,24 @@ def test_rows_may_come_in_any_order_doubled_and_overlapping(cuts, seed, doubled)
     assert (choice.ids, choice.text, choice.finish) == (ids, "abcdefghijklmnopqrst", STOP)
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_a_log(data):
-    assert merge_log("r", split_log(data)).request_id == "r"
+@given(st.lists(st.binary(max_size=50)))
+def test_any_bytes_are_a_log(entries):
+    assert merge_log("r", parse_log(entries)).request_id == "r"
 
 
-@given(keep=st.integers(0, 400))
-def test_a_torn_log_keeps_its_beginning(keep):
-    data = framed([append(0, i, [i], request=b"q" if i == 0 else b"") for i in range(5)])
-    log = merge_log("r", split_log(data[:keep]))
-    for choice in log.choices:
-        assert choice.ids == list(range(len(choice.ids)))
+def test_a_gateway_that_was_paused_adds_nothing_to_what_another_took_over():
+    stale = [append(0, 0, [0, 1, 2], request=b"q"), append(0, 3, [13, 14], finish=STOP)]
+    taken_over = [append(0, 0, [0, 1, 2], attempt=1001), append(0, 3, [3], attempt=1001)]
+    for appends in ([*stale, *taken_over], [*taken_over, *stale]):
+        (choice,) = merge_log("r", appends).choices
+        assert (choice.ids, choice.text, choice.finish) == ([0, 1, 2, 3], "abcd", RUNNING)
+
+
+def test_what_a_higher_attempt_has_not_logged_is_taken_from_the_one_before():
+    log = merge_log("r", [append(0, 0, [0, 1, 2], request=b"q"), append(0, 2, [2, 3], attempt=2)])
+    assert (log.choices[0].ids, log.choices[0].text) == ([0, 1, 2, 3], "abcd")
+    gap = merge_log("r", [append(0, 0, [0, 1, 2], request=b"q"), append(0, 5, [5], attempt=2)])
+    assert gap.choices[0].ids == [0, 1, 2]
 
 
 def test_rows_that_do_not_add_up_are_left_out():
