@@ -135,7 +135,7 @@ async def test_while_redis_is_away_appends_are_held_and_said_not_to_be_written(
     unknown = await read(bus, "never")
     assert (unknown.found, unknown.is_partial) == (False, True), "nobody can say that it is not there"
     redis_server.start()
-    while not await write(bus, log_append("r", 3, [3])):
+    while not await write(bus, log_append("r", 3, [3])):  # noqa: ASYNC110 - another process tells by its answer
         await asyncio.sleep(0.05)
     log = await read(bus, "r")
     assert (log.choices[0].ids, log.is_partial) == ([0, 1, 2, 3], True), "another kvstore may not know it yet"
