@@ -183,7 +183,9 @@ class StreamTable:
             piece += text.flush()
             stream.ended, reason = True, row.stop_id
         if stream.ended:
-            fields: dict[str, object] = {"ids": text.num_ids, "finish": finish, "stop": reason}
+            # A stop string is the client's own words: neither a log nor a trace has it.
+            stop = "a stop string" if isinstance(reason, str) else reason
+            fields: dict[str, object] = {"ids": text.num_ids, "finish": finish, "stop": stop}
             actions.notes.append(Note(row.stream, row.attempt, "stream ended", fields))
         frame = actions.frames.get(stream.gateway_id)
         if frame is None:

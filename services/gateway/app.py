@@ -54,7 +54,7 @@ class GatewayApp:
             model,
             client,
             LogWriter(context.bus, context.subjects),
-            Keys(settings.api_keys, limits),
+            Keys(settings.api_keys, limits, settings.namespace),
             GatewayMetrics(self._registry, model.name),
             Limits(
                 settings.max_choices,

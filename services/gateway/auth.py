@@ -93,13 +93,16 @@ class KeyLimits:
 
 
 class Keys:
-    """The keys of a deployment. Only digests are kept, and every one is compared, in constant time."""
+    """The keys of a deployment. Only digests are kept, and every one is compared, in constant time.
 
-    def __init__(self, entries: Iterable[str], limits: KeyLimits) -> None:
+    ``salt`` goes into the names of tenants that have none; it is the same for all gateways of a deployment.
+    """
+
+    def __init__(self, entries: Iterable[str], limits: KeyLimits, salt: str = "") -> None:
         self._callers: list[tuple[bytes, Caller]] = []
         for entry in entries:
             key, tenant, weight = _parse(entry)
-            self._callers.append((_digest(key), _caller(tenant, weight, limits)))
+            self._callers.append((_digest(key), _caller(tenant or _name_of(key, salt), weight, limits)))
         self._anonymous = _caller("", 1.0, limits)
 
     def find(self, authorization: str) -> Caller:
@@ -134,7 +137,7 @@ def _digest(key: str) -> bytes:
 
 
 def _parse(entry: str) -> tuple[str, str, float]:
-    """``key``, ``key=tenant`` or ``key=tenant:weight``. A key without a tenant is a tenant of its own."""
+    """``key``, ``key=tenant`` or ``key=tenant:weight``. Without a tenant: an empty one."""
     key, _, owner = entry.partition("=")
     tenant, _, weight_text = owner.partition(":")
     try:
@@ -145,4 +148,10 @@ def _parse(entry: str) -> tuple[str, str, float]:
         raise ConfigError(
             "--api_keys: each entry is key, key=tenant or key=tenant:weight, with a weight over 0"
         )
-    return key, tenant or "key-" + _digest(key).hex()[:12], weight
+    return key, tenant, weight
+
+
+def _name_of(key: str, salt: str) -> str:
+    """The tenant of a key without one. Logs show it, so it is made slow to try keys against it: some 40 ms each."""
+    secret = key.encode("utf-8", "surrogateescape")
+    return "key-" + hashlib.scrypt(secret, salt=salt.encode(), n=1 << 14, r=8, p=1, dklen=6).hex()

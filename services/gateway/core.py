@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from dataclasses import dataclass, field
 
@@ -16,9 +15,8 @@ from services.gateway.load import Load
 from services.gateway.log_writer import LogWriter
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.model import ServedModel
+from services.gateway.observe import Transcript
 from services.gateway.openai.params import Limits
-
-log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -59,6 +57,6 @@ class Gateway:
         own = _REQUEST_ID.sub("", request.headers.get("x-request-id", ""))[:64]
         return f"{own}-{unique[:8]}" if own else unique
 
-    def log_prompt(self, request_id: str, text: str) -> None:
-        if self.log_requests:
-            log.info("prompt", extra={"request_id": request_id, "text": text[: self.max_log_len]})
+    def transcript(self, request_id: str) -> Transcript | None:
+        """Where a call's prompts and outputs are logged; None when they are not (--log_requests)."""
+        return Transcript(request_id, self.max_log_len) if self.log_requests else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from services.common.errors import ShoalError
 from services.common.messages.frames import RUNNING
@@ -13,6 +13,33 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.openai.render import FINISH_REASONS
 
 log = logging.getLogger(__name__)
+
+
+class Transcript:
+    """One call's prompts and outputs for the log, ``max_len`` characters of each. Made with --log_requests only."""
+
+    def __init__(self, request_id: str, max_len: int) -> None:
+        self._request_id, self._max_len = request_id, max_len
+        self._outputs: dict[int, str] = {}  # by choice
+
+    def on_prompts(self, prompts: Iterable[str | list[int]]) -> None:
+        for prompt in prompts:
+            # An id is one character at least: what is cut off here would not be shown.
+            self._write("prompt", str(prompt[: self._max_len]))
+
+    def on_delta(self, delta: Delta) -> None:
+        said = self._outputs.get(delta.choice, "")
+        if len(said) < self._max_len:
+            said += delta.text[: self._max_len - len(said)]
+        self._outputs[delta.choice] = said
+
+    def on_end(self) -> None:
+        for choice, text in sorted(self._outputs.items()):
+            self._write("output", text, choice=choice)
+
+    def _write(self, event: str, text: str, **fields: object) -> None:
+        names = {"request_id": self._request_id} | fields
+        log.info(event, extra=names | {"text": text[: self._max_len]})
 
 
 class GenerationObserver:
@@ -27,9 +54,10 @@ class GenerationObserver:
         *,
         prompt_tokens: int,
         stream: bool,
+        transcript: Transcript | None = None,
     ) -> None:
         self._request_id, self._metrics, self._caller, self._clock = request_id, metrics, caller, clock
-        self._prompt_tokens, self._stream = prompt_tokens, stream
+        self._prompt_tokens, self._stream, self._transcript = prompt_tokens, stream, transcript
         self._started_at = clock()
         self._last_at: dict[int, float] = {}
         self._num_tokens = 0
@@ -41,6 +69,8 @@ class GenerationObserver:
     def on_deltas(self, deltas: list[Delta]) -> None:
         now = self._clock()
         for delta in deltas:
+            if self._transcript is not None:
+                self._transcript.on_delta(delta)
             count = len(delta.ids)
             self._num_tokens += count
             last = self._last_at.get(delta.choice)
@@ -56,6 +86,8 @@ class GenerationObserver:
     def on_end(self, error: ShoalError | None, *, left: bool) -> None:
         """``left``: the client went away first."""
         seconds = self._clock() - self._started_at
+        if self._transcript is not None:
+            self._transcript.on_end()
         self._caller.running -= 1
         self._caller.charge_output(self._num_tokens)
         metrics = self._metrics

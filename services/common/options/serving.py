@@ -50,7 +50,12 @@ SERVING_OPTIONS: tuple[Option, ...] = (
     Option("log_format", str, "text", "Form of log lines.", EVERY, choices=("text", "json")),
     Option("log_requests", bool, False, "Log prompts and outputs.", ("gateway",), ("enable-log-requests",)),
     Option(
-        "max_log_len", int, 2048, "Characters of a prompt that --log_requests shows.", ("gateway",), minimum=0
+        "max_log_len",
+        int,
+        2048,
+        "Characters of each prompt and output that --log_requests shows.",
+        ("gateway",),
+        minimum=0,
     ),
     # the model, as those who only need its name or tokenizer see it
     Option(

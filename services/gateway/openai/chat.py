@@ -44,7 +44,7 @@ async def create_chat(
     prepared = Prepared(
         body,
         [prompt_ids],
-        prompt_text=text,
+        prompts=[text],
         num_logprobs=num_logprobs,
         default_max_tokens=None,
         keep_special=markup is not None and markup.is_special,

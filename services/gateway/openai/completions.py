@@ -40,7 +40,7 @@ async def create_completion(
     prepared = Prepared(
         body,
         [ids for _, ids in prompts],
-        prompt_text=str(prompts[0][0]),
+        prompts=[prompt for prompt, _ in prompts],
         num_logprobs=max(num_logprobs, 0) if made > shown else num_logprobs,
         wants_logprobs=num_logprobs >= 0,
         num_choices=made,

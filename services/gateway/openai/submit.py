@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from services.gateway.auth import Caller
@@ -25,7 +25,7 @@ class Prepared:
 
     body: GenerationBody
     prompt_ids: list[list[int]]
-    prompt_text: str
+    prompts: Sequence[str | list[int]]  # as they came, templates applied
     num_logprobs: int  # -1: none
     default_max_tokens: int | None  # None: what the context has left
     wants_logprobs: bool | None = None  # None: when num_logprobs says so
@@ -53,10 +53,12 @@ async def respond(
     stream = bool(prepared.body.stream)
     retention_s = params.retention_of(prepared.body, gateway.limits)
     wording = renderer(call)
+    transcript = gateway.transcript(origin.request_id)
     restored: list[Restored] = []
     if resume is None:
         caller.charge_prompt(call.prompt_tokens, clock())
-        gateway.log_prompt(origin.request_id, prepared.prompt_text)
+        if transcript is not None:
+            transcript.on_prompts(prepared.prompts)
     else:
         wording = ResumedRenderer(wording, resume.positions)
         restored = resume.restored(call.num_choices, wants_logprobs=call.wants_logprobs)
@@ -70,6 +72,7 @@ async def respond(
         clock,
         prompt_tokens=call.prompt_tokens,
         stream=stream,
+        transcript=transcript,
     )
     headers = {"X-Request-Id": origin.request_id}
     journal = None
