@@ -1,8 +1,8 @@
 """Sums over one host's GPUs, added to the residual stream and normalised: ``python -m bench.all_reduce [--ranks 4] [--json FILE]``.
 
-NCCL and a norm against one kernel over shared memory (`kernels/rank_sum`). Microseconds per call inside a CUDA graph of
-64, median of 20 replays, bf16. The limit is what a link must carry at least, 2 (ranks - 1) / ranks of the stream, at
-450 GB/s.
+NCCL and a norm against one kernel over shared memory (`kernels/rank_sum`), which is checked first. Microseconds
+per call inside a CUDA graph of 64, median of 20 replays, bf16. The limit is what a link must carry at least,
+2 (ranks - 1) / ranks of the stream, at 450 GB/s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.conditions import conditions, write
 from kernels.norm import rms_norm
-from kernels.rank_sum import AREAS, PeerMemory
+from kernels.rank_sum import AREAS, PeerMemory, reference
 from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
 from services.worker.parallel.peer import holds, open_peer_memory
 
@@ -63,6 +63,24 @@ def sum_twice(memory: PeerMemory, stream: Tensor, weight: Tensor, shared_out: bo
         rank_sum_rms_norm_triton(memory, stream, weight, 1e-6, area, shared_out)
 
 
+def check(memory: PeerMemory, tokens: int, width: int, shared_out: bool) -> None:
+    """Asserts that this rank gets the reference's answer in both areas."""
+    device = memory.bases.device
+    generator = torch.Generator(device).manual_seed(tokens)  # the same numbers on every rank
+    partials, stream, weight = (
+        torch.randn(shape, generator=generator, device=device).to(torch.bfloat16)
+        for shape in ((memory.ranks, tokens, width), (tokens, width), (width,))
+    )
+    normalised, summed = reference.rank_sum_rms_norm(partials, stream, weight, 1e-6)
+    own = reference.share_of(memory.rank, memory.ranks, tokens) if shared_out else slice(None)
+    for area in range(AREAS):
+        memory.partial(stream, area).copy_(partials[memory.rank])
+        mine = stream.clone()
+        found = rank_sum_rms_norm_triton(memory, mine, weight, 1e-6, area, shared_out)
+        torch.testing.assert_close(found, normalised, atol=0.05, rtol=0.02)
+        torch.testing.assert_close(mine[own], summed[own], atol=0.05, rtol=0.02)
+
+
 def run(rank: int, ranks: int, port: int, width: int, file: Path | None) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     device = torch.device("cuda", rank)
@@ -76,6 +94,7 @@ def run(rank: int, ranks: int, port: int, width: int, file: Path | None) -> None
         times = {"NCCL and norm": time_us(partial(nccl_and_norm, stream.clone(), stream, weight))}
         if memory is not None and holds(memory, stream):
             for name, shared_out in (("every rank all tokens", False), ("tokens shared out", True)):
+                check(memory, tokens, width, shared_out)
                 pair = partial(sum_twice, memory, stream, weight, shared_out)
                 times[name] = time_us(pair) / 2
         limit = 2 * (ranks - 1) / ranks * stream.numel() * 2 / LINK * 1e6

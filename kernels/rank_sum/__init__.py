@@ -9,11 +9,21 @@ import torch
 from kernels.checks import require, require_rows, require_vector
 
 MAX_PROGRAMS = 128
+"""There are signals for so many."""
 AREAS = 2
 _SIGNAL_BYTES = MAX_PROGRAMS * AREAS * 4
 """Of one rank's signals to another."""
 FEW_TOKENS = 32
 """Up to so many tokens each rank sums all of them: a second meeting of the ranks would take longer (four H200)."""
+
+
+def programs_that_fit(multiprocessors: int) -> int:
+    """The most programs to launch on a GPU, given the least number of multiprocessors among the ranks' GPUs.
+
+    A program waits for the same one of the other ranks, so all that are launched must run at once, or some would wait
+    for ever for one that waits for their place. However wide a row, each multiprocessor has room for one program.
+    """
+    return min(multiprocessors, MAX_PROGRAMS)
 
 
 @dataclass(frozen=True)
@@ -22,12 +32,14 @@ class PeerMemory:
 
     bases: [ranks] int64, the address of each rank's buffer in this process; its signals start as zeros.
     buffer: this rank's own, uint8. capacity: bytes of one area of partial results, and of the normalised stream.
+    max_programs: what `programs_that_fit` says of the GPU with the fewest multiprocessors, the same on every rank.
     """
 
     bases: torch.Tensor
     buffer: torch.Tensor
     rank: int
     capacity: int
+    max_programs: int
 
     @staticmethod
     def bytes_needed(ranks: int, capacity: int) -> int:
@@ -36,6 +48,10 @@ class PeerMemory:
     @property
     def ranks(self) -> int:
         return len(self.bases)
+
+    def programs(self, tokens: int, shared_out: bool) -> int:
+        """How many programs each rank launches for `tokens`: equally many on all, for they meet one by one."""
+        return min(-(-tokens // self.ranks) if shared_out else tokens, self.max_programs)
 
     def partial_at(self, area: int) -> int:
         """Where an area of partial results begins, in bytes."""

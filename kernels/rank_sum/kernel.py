@@ -4,6 +4,9 @@ Many tokens: each rank reads the others' rows of its share of the tokens where t
 stream of these tokens to itself, and writes the normalised rows to everybody: each link carries what it must, once.
 Few tokens, where it is the ranks' meetings that take the time: each rank reads the others' rows of all tokens, and the
 meeting after it is that of the next call, which works on the other one of two areas.
+
+That no order of the ranks' doings goes wrong is tried in `tests/kernels/meeting_model.py`, which follows this file line
+by line: who changes one changes the other.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import triton
 import triton.language as tl
 
 from kernels.pdl import launch_downstream, launch_options, wait_upstream
-from kernels.rank_sum import MAX_PROGRAMS, PeerMemory
+from kernels.rank_sum import PeerMemory
 
 
 @triton.jit
@@ -36,7 +39,8 @@ def meet(bases_ptr, rank, slot, RANKS: tl.constexpr):
     tl.debug_barrier()
 
 
-@triton.jit
+# What changes from step to step must not be compiled in: a compile in service stalls every stream, on all ranks.
+@triton.jit(do_not_specialize=["tokens", "rank", "area"])
 def rank_sum_rms_norm_kernel(
     bases_ptr,  # [RANKS] int64: addresses of the ranks' buffers
     residual_ptr,  # [T, H]
@@ -100,8 +104,7 @@ def rank_sum_rms_norm_triton(
     """See `kernels.rank_sum.rank_sum_rms_norm`."""
     out = memory.normalised(residual)
     (tokens, width), ranks = residual.shape, memory.ranks
-    # Programs wait for one another, so all must fit the GPU at once; equal numbers of them on all ranks.
-    programs = min(triton.cdiv(tokens, ranks) if shared_out else tokens, MAX_PROGRAMS)
+    programs = memory.programs(tokens, shared_out)
     block = triton.next_power_of_2(width)
     warps = block // (512 if tokens == 1 else 1024)  # measured on four H200: one row is a matter of latency
     rank_sum_rms_norm_kernel[(programs,)](

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import DEVICE, HALF, TOLERANCE, relative_error
 
-from kernels.rank_sum import AREAS, PeerMemory, kept_rows
+from kernels.rank_sum import AREAS, MAX_PROGRAMS, PeerMemory, kept_rows, reference
 
 pytest.importorskip("triton")
 from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
@@ -16,7 +16,16 @@ def ranks_of(count: int) -> list[PeerMemory]:
     size = PeerMemory.bytes_needed(count, CAPACITY)
     buffers = [torch.zeros(size, dtype=torch.uint8, device=DEVICE) for _ in range(count)]
     bases = torch.tensor([buffer.data_ptr() for buffer in buffers], device=DEVICE)
-    return [PeerMemory(bases, buffer, rank, CAPACITY) for rank, buffer in enumerate(buffers)]
+    return [PeerMemory(bases, buffer, rank, CAPACITY, MAX_PROGRAMS) for rank, buffer in enumerate(buffers)]
+
+
+def float64_answer(
+    partials: torch.Tensor, stream: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normalised stream and the residual stream."""
+    summed = stream.double() + partials.double().sum(0)
+    scale = (summed.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+    return summed * scale * weight.double(), summed
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -30,19 +39,17 @@ def test_every_rank_gets_the_normalised_sum_and_keeps_its_tokens_of_the_stream(
     stream = torch.randn(tokens, width, device=DEVICE).to(dtype)
     partials = torch.randn(ranks, tokens, width, device=DEVICE).to(dtype)
     weight = torch.rand(width, device=DEVICE).to(dtype)
-    summed = stream.double() + partials.double().sum(0)
-    answer = summed * (summed.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
+    answer, summed = float64_answer(partials, stream, weight)
     memories = ranks_of(ranks)
     for memory, partial in zip(memories, partials, strict=True):
         memory.partial(stream, area).copy_(partial)
     streams = [stream.clone() for _ in memories]
     for memory, mine in zip(memories, streams, strict=True):
         rank_sum_rms_norm_triton(memory, mine, weight, 1e-5, area, shared_out, meet=False)
-    share = -(-tokens // ranks) if shared_out else tokens
     for rank, (memory, mine) in enumerate(zip(memories, streams, strict=True)):
         assert relative_error(memory.normalised(stream), answer) < TOLERANCE[dtype]
         expected = stream.double()
-        own = slice(rank * share, (rank + 1) * share) if shared_out else slice(None)
+        own = reference.share_of(rank, ranks, tokens) if shared_out else slice(None)
         expected[own] = summed[own]
         assert relative_error(mine, expected) < TOLERANCE[dtype]
         assert torch.equal(memory.partial(stream, area), partials[rank])
@@ -62,6 +69,21 @@ def test_rows_that_ranks_keep_add_up_to_the_whole_stream() -> None:
         summed += kept_rows(memory, mine, rows)
     answer = stream.double() + partials.double().sum(0)
     assert relative_error(summed, answer[rows]) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_reference_matches_float64_and_its_shares_are_all_tokens_once(dtype: torch.dtype) -> None:
+    partials, stream, weight = (torch.randn(*shape).to(dtype) for shape in ((3, 7, 40), (7, 40), (40,)))
+    for found, right in zip(
+        reference.rank_sum_rms_norm(partials, stream, weight, 1e-5),
+        float64_answer(partials, stream, weight),
+        strict=True,
+    ):
+        assert found.dtype == dtype
+        assert relative_error(found, right) < TOLERANCE[dtype]
+    for ranks, tokens in ((2, 1), (4, 9), (8, 3)):
+        shares = [range(tokens)[reference.share_of(rank, ranks, tokens)] for rank in range(ranks)]
+        assert [token for share in shares for token in share] == list(range(tokens))
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -13,7 +13,13 @@ import torch.distributed._symmetric_memory as symmetric_memory
 from torch import Tensor
 
 from kernels.norm import rms_norm
-from kernels.rank_sum import AREAS, FEW_TOKENS, PeerMemory, rank_sum_rms_norm
+from kernels.rank_sum import (
+    AREAS,
+    FEW_TOKENS,
+    PeerMemory,
+    programs_that_fit,
+    rank_sum_rms_norm,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +38,11 @@ def map_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemor
     buffer.zero_()
     handle = symmetric_memory.rendezvous(buffer, group.group_name)
     bases = torch.tensor(handle.buffer_ptrs, dtype=torch.int64, device=device)
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    fewest = torch.tensor([multiprocessors], device=device)
+    dist.all_reduce(fewest, dist.ReduceOp.MIN, group=group)
     dist.barrier(group, device_ids=[device.index])  # every rank's signals are zeros from here on
-    return PeerMemory(bases, buffer, dist.get_rank(group), CAPACITY)
+    return PeerMemory(bases, buffer, dist.get_rank(group), CAPACITY, programs_that_fit(int(fewest.item())))
 
 
 def open_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemory | None:
