@@ -1,4 +1,4 @@
-"""Other libraries' prefill kernels behind this package's interface, used where they are installed.
+"""Other libraries' prefill kernels behind this package's interface, used where installed and measured to be faster.
 
 A backend answers "can I?" with yes or a reason. Each refusal is logged once per process, so that a slow prefill can
 be explained from the log. Decode rows always run our own kernel, which captured graphs rely on.
@@ -106,11 +106,20 @@ def log_refusal(name: str, reason: str) -> None:
 def prefill_backend(
     q: torch.Tensor, k_cache: torch.Tensor, backends: tuple[PrefillBackend, ...] = BACKENDS
 ) -> PrefillBackend | None:
-    """The first backend that can take these tensors and that this GPU's table does not rule out; None is Triton."""
-    slower = tuned(q.device).get("slower_prefill_backends", [])
+    """The backend that this GPU's table names, if it can take these tensors; None is Triton.
+
+    The table's entry `prefill_backend` says what measured faster than our own kernels on this GPU. Without one a
+    library is not used, however well known: nobody has measured it against what is here.
+    """
+    faster = tuned(q.device).get("prefill_backend")
+    if faster is None:
+        return None
     for backend in backends:
-        reason = "it measured slower on this GPU" if backend.name in slower else backend.can_run(q, k_cache)
-        if reason is None:
-            return backend
-        log_refusal(backend.name, reason)
+        if backend.name == faster:
+            reason = backend.can_run(q, k_cache)
+            if reason is None:
+                return backend
+            log_refusal(faster, reason)
+            return None
+    log_refusal(faster, f"there is none of this name, only {', '.join(backend.name for backend in backends)}")
     return None

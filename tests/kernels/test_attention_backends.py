@@ -18,18 +18,40 @@ class Picky(FlashAttention3):
         return None if q.dtype == torch.float32 else f"queries are {q.dtype}"
 
 
-def test_the_first_backend_that_can_is_used_and_each_refusal_is_logged_once(
-    caplog: pytest.LogCaptureFixture,
+def name_in_table(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
+    monkeypatch.setattr("kernels.attention.backends.tuned", lambda device: entries)
+
+
+def test_the_backend_that_the_table_names_is_used_and_each_refusal_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     log_refusal.cache_clear()
     picky, cache = Picky(), torch.zeros(1)
-    assert prefill_backend(torch.zeros(1), cache, (picky,)) is picky
+    name_in_table(monkeypatch, prefill_backend="picky")
+    assert prefill_backend(torch.zeros(1), cache, (FlashAttention3(), picky)) is picky
     with caplog.at_level(logging.INFO, logger="kernels.attention.backends"):
         for _ in range(3):
             assert prefill_backend(torch.zeros(1, dtype=torch.float16), cache, (picky,)) is None
     assert [record.getMessage() for record in caplog.records] == [
         "prefill backend picky is not used: queries are torch.float16"
     ]
+
+
+def test_an_installed_library_that_no_table_names_does_not_displace_our_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name_in_table(monkeypatch)
+    assert prefill_backend(torch.zeros(1), torch.zeros(1), (Picky(),)) is None
+
+
+def test_a_name_that_no_backend_has_is_refused_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_refusal.cache_clear()
+    name_in_table(monkeypatch, prefill_backend="flashinfer")
+    with caplog.at_level(logging.INFO, logger="kernels.attention.backends"):
+        assert prefill_backend(torch.zeros(1), torch.zeros(1)) is None
+    assert "flashinfer is not used: there is none of this name, only flash_attention_3" in caplog.text
 
 
 def test_a_library_that_is_not_installed_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
