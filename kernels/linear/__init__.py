@@ -9,7 +9,14 @@ from __future__ import annotations
 import torch
 
 from kernels.checks import require, require_rows, require_vector
+from kernels.configs import tuned
 from kernels.linear import reference
+
+
+def variant_sizes(device: torch.device) -> list[int]:
+    """The numbers of tokens, ascending, up to which one implementation of a product serves: each has kernels of its own."""
+    products = tuned(device).get("linear", {}).values()
+    return sorted({1, *(entry["max_tokens"] for entries in products for entry in entries)})
 
 
 def linear(

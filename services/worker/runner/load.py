@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from kernels.attention import make_workspace
+from kernels.linear import variant_sizes
 from services.worker.errors import ConfigError
 from services.worker.layers.attention import KVPool, kv_bytes_per_block, local_kv_heads
 from services.worker.layers.build import Build
@@ -161,33 +164,76 @@ def new_runner(config: RunnerConfig, loaded: LoadedModel, num_blocks: int) -> Mo
     )
 
 
-# Each kind of sampling has kernels of its own. Compiled in service, one would stall every stream for a second.
-_KINDS_OF_SAMPLING = (
+# Each kind of sampling has kernels of its own: by the draw, by what changes the logits before it, by what is told after.
+_DRAWS = (
+    SlotSampling(),
+    SlotSampling(temperature=1.0),
     SlotSampling(temperature=1.0, top_p=0.9, top_k=50),
-    SlotSampling(temperature=1.0, presence_penalty=0.1),
-    SlotSampling(temperature=1.0, logit_bias={0: 1.0}),
-    SlotSampling(temperature=1.0, logprobs=1),
-    SlotSampling(temperature=1.0, allowed_token_ids=[0, 1]),
 )
+_PROCESSORS: tuple[dict[str, Any], ...] = tuple(
+    {name: value for name, value in entries if value}
+    for entries in product(
+        (("presence_penalty", 0.0), ("presence_penalty", 0.1)),
+        (("allowed_token_ids", None), ("allowed_token_ids", [0, 1])),
+        (("logit_bias", None), ("logit_bias", {0: 1.0})),
+    )
+)
+
+
+def kinds_of_sampling() -> list[SlotSampling]:
+    """One of each kind of draw alone, with something that changes the logits, with log-probabilities, and with both.
+
+    What changes the logits runs before the draw and does not depend on it: its combinations come once.
+    """
+    changed = [replace(_DRAWS[0], **processors) for processors in _PROCESSORS]
+    draws = [
+        replace(draw, **processors, logprobs=logprobs)
+        for draw in _DRAWS
+        for processors in (_PROCESSORS[0], _PROCESSORS[-1])
+        for logprobs in (None, 1)
+    ]
+    return draws + changed[1:-1]
 
 
 def run_largest_step(config: RunnerConfig, loaded: LoadedModel) -> None:
     """The steps that need the most memory, and one of each kind that service will see, over the scratch block alone.
 
-    The most sampled rows; the longest prompt, scored; a chunk beside decodes under every kind of sampling.
+    The most sampled rows; the longest prompt, scored; then those of `run_every_kind`.
     """
     runner = new_runner(config, loaded, num_blocks=1)
     rows = min(config.max_slots, config.max_step_tokens)
     lengths = [min(config.max_step_tokens // rows, loaded.max_model_len)] * rows
-    runner.launch(_scratch_step(lengths, [], _KINDS_OF_SAMPLING[0])).result()
+    runner.launch(_scratch_step(lengths, [], _DRAWS[-1])).result()
     longest = _scratch_step([min(config.max_step_tokens, loaded.max_model_len)], [], SlotSampling())
     runner.launch(longest).result()
     longest.prefills = [replace(c, scored_ids=c.token_ids, num_top=1) for c in longest.prefills]
     runner.launch(longest).result()
-    if config.max_slots > 1 and loaded.max_model_len > 1:
-        for sampling in _KINDS_OF_SAMPLING:
-            runner.launch(_scratch_step([1, 1], [], sampling)).result()
-            runner.launch(_scratch_step([1], [1], sampling)).result()
+    run_every_kind(runner, config, loaded)
+
+
+def run_every_kind(runner: ModelRunner, config: RunnerConfig, loaded: LoadedModel) -> None:
+    """Steps for which the kernels have variants of their own. Compiled in service, one would stall every stream.
+
+    Captured graphs do not stand in for it: they may be off or few, and large steps and rare sampling never use them.
+    """
+    # Products choose by their rows: all tokens in most layers, those that sample in the last and in the logits.
+    for size in variant_sizes(loaded.device):
+        tokens = min(size, config.max_step_tokens)
+        rows = min(tokens, config.max_slots)
+        lengths = [min(tokens - rows + 1, loaded.max_model_len), *[1] * (rows - 1)]
+        runner.launch(_scratch_step(lengths, [], SlotSampling())).result()
+    # Decodes split a row's context over a power of two of programs, fewer where there are more rows.
+    longest = loaded.max_model_len
+    for length in sorted({*(1 << bits for bits in range(1, longest.bit_length())), longest} - {1}):
+        before = _scratch_step([1], [], SlotSampling())
+        before.prefills = [replace(before.prefills[0], start=length - 2)]
+        runner.launch(before).result()
+        runner.launch(StepPlan(0, decode_slots=[0])).result()
+    for sampling in kinds_of_sampling():
+        runner.launch(_scratch_step([1], [], sampling)).result()
+    if config.max_slots > 1 and config.max_step_tokens > 1 and loaded.max_model_len > 1:
+        runner.launch(_scratch_step([1, 1], [], SlotSampling())).result()
+        runner.launch(_scratch_step([1], [1], SlotSampling())).result()
 
 
 def _scratch_step(lengths: list[int], decode_slots: list[int], sampling: SlotSampling) -> StepPlan:

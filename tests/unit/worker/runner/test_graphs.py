@@ -12,6 +12,8 @@ from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import SlotSampling
 from services.worker.runner.shapes import MAX_CHUNKS, StepShape
 from services.worker.runner.start import RootRunner
+from services.worker.sampling.parameters import Feature
+from services.worker.sampling.sampler import Sampler
 from tests.fakes.naive_engine import Job, NaiveEngine
 from tests.fakes.tiny_model import make_model
 from tests.unit.worker.runner.test_sampling import EVERYTHING, PLAIN, others
@@ -127,8 +129,55 @@ def test_the_steps_that_measure_memory_run_on_any_shape(tmp_path, monkeypatch, s
         max_model_len=64, cpu_threads=1,
     )  # fmt: skip
     run_largest_step(config, load_model(config, TensorParallel(), torch.device("cpu")))
-    assert max(plan.num_tokens for plan in launched) == max(tokens, min(slots, 2))
+    assert max(plan.num_tokens for plan in launched) == tokens
     assert any(len(plan.starts) == min(slots, tokens) for plan in launched)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("slots", "sizes"), [(40, {1: 1, 16: 16, 32: 32, 64: 40}), (8, {1: 1, 16: 8, 64: 8})]
+)
+def test_start_runs_every_variant_that_service_can_meet_without_graphs(tmp_path, monkeypatch, slots, sizes):
+    """`sizes`: rows that sample, by the tokens up to which a table's product serves."""
+    table = {"linear": {"a": [{"max_tokens": size} for size in sizes], "b": [{"max_tokens": 1}]}}
+    monkeypatch.setattr("kernels.linear.tuned", lambda device: table)
+    steps, contexts, kinds = set(), set(), set()
+    forward, sampled = ModelRunner._forward_decodes, Sampler.sample
+
+    def note_decodes(runner, views, longest):
+        contexts.add(longest)
+        return forward(runner, views, longest)
+
+    def note_sampling(sampler, logits, views, slots, features):
+        kinds.add(features)
+        return sampled(sampler, logits, views, slots, features)
+
+    launch = ModelRunner.launch
+
+    def note_step(runner, plan):
+        steps.add((plan.num_tokens, len(plan.sampled_slots)))
+        return launch(runner, plan)
+
+    monkeypatch.setattr(ModelRunner, "launch", note_step)
+    monkeypatch.setattr(ModelRunner, "_forward_decodes", note_decodes)
+    monkeypatch.setattr(Sampler, "sample", note_sampling)
+    config = RunnerConfig(
+        str(make_model(tmp_path, "llama")), device="cpu", max_slots=slots, max_step_tokens=96,
+        max_model_len=60, cpu_threads=1,
+    )  # fmt: skip
+    run_largest_step(config, load_model(config, TensorParallel(), torch.device("cpu")))
+    assert set(sizes.items()) <= steps
+    assert contexts == {2, 4, 8, 16, 32, 60}
+    draws = (0, Feature.TEMPERATURE, Feature.TEMPERATURE | Feature.TOP)
+    uncommon = (Feature.PENALTY, Feature.BIAS, Feature.MASK)
+    everything = Feature.PENALTY | Feature.BIAS | Feature.MASK
+    assert {
+        draw | changed | told
+        for draw in draws
+        for changed in (0, everything)
+        for told in (0, Feature.LOGPROBS)
+    } <= kinds
+    assert {a | b for a in uncommon for b in uncommon} <= kinds
 
 
 def test_chunks_beside_decodes_are_replayed_padded(padded):
