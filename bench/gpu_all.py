@@ -18,11 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.conditions import REPO, conditions, now, write
+from bench.engine_bars import findings, show
 from services.cli.machine import visible_gpus
 
 ENDING_S = 15.0  # for a part to end by itself once it is told to
@@ -176,7 +177,7 @@ def main() -> int:
     deadline, num_gpus = time.monotonic() + 60 * arguments.minutes, len(visible_gpus())
     arguments.out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, dict[str, Any]] = {}
-    report = conditions("python -m bench.gpu_all") | {"parts": parts}
+    report = conditions("python -m bench.gpu_all") | {"findings": [], "parts": parts}
     for part in pick(arguments.only, num_gpus):
         words, reason = words_of(part, num_gpus)
         left_s = deadline - time.monotonic()
@@ -187,11 +188,13 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as folder:
                 limit_s = min(part.limit_s, left_s) if num_gpus else left_s
                 parts[part.name] |= run(words, limit_s, Path(folder, "part.json"), arguments.out / "gpu.log")
+        report["findings"] = [asdict(finding) for finding in findings(parts)]
         write(arguments.out / "gpu.json", report)
         shown = {
             key: value for key, value in parts[part.name].items() if key not in ("result", "words", "at")
         }
         print(f"{part.name}: {shown}", flush=True)
+    print(show(findings(parts)))
     if unrun := [name for name, part in parts.items() if "not_run" in part and num_gpus]:
         print(f"not run: --only {' '.join(unrun)}")
     return int(any(part.get("rc") for part in parts.values()))

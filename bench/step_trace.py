@@ -37,6 +37,8 @@ _WAITS = re.compile(
     r"Synchronize|^(cudaMemcpy|cuMemcpy)(2D|DtoH|HtoD)?(_v\d+)?$"
     r"|^cuda(Malloc|Free|MallocHost|HostAlloc|FreeHost)(_v\d+)?$|^cuMem(Alloc|Free)"
 )
+WAITED_US = 20.0
+"""A call that lasts longer had to wait; one that finds its event past returns at once."""
 # The edges of a trace, in which the pipeline fills and drains: the middle is the steady state.
 _MIDDLE = (0.2, 0.8)
 
@@ -128,6 +130,7 @@ def waiting_calls(calls: Iterable[Span]) -> list[Span]:
 def _summary(times: Sequence[float], steps: int) -> dict[str, float]:
     return {
         "per_step": round(len(times) / steps, 3),
+        "waited_per_step": round(sum(time > WAITED_US for time in times) / steps, 3),
         "us_per_step": round(sum(times) / steps, 2),
         "longest_us": round(max(times), 2),
     }

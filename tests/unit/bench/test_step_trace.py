@@ -103,9 +103,16 @@ def test_waits_are_told_by_where_they_were_made():
     ]  # fmt: skip
     device = [Span("Memcpy HtoD (Pageable -> Device)", 3, 4), Span("Memcpy HtoD (Pinned -> Device)", 5, 6)]
     found = host_syncs(Trace(2, device, calls, ranges))
-    assert found[READ] == {"cudaEventSynchronize": {"per_step": 1, "us_per_step": 55, "longest_us": 60}}
+    assert found[READ] == {
+        "cudaEventSynchronize": {"per_step": 1, "waited_per_step": 1, "us_per_step": 55, "longest_us": 60}
+    }
     assert set(found[LAUNCH]) == {"cudaStreamSynchronize", "cudaHostAlloc"}
-    assert found[LAUNCH]["cudaStreamSynchronize"] == {"per_step": 0.5, "us_per_step": 1.5, "longest_us": 3}
+    assert found[LAUNCH]["cudaStreamSynchronize"] == {
+        "per_step": 0.5,
+        "waited_per_step": 0,
+        "us_per_step": 1.5,
+        "longest_us": 3,
+    }
     assert set(found[ELSEWHERE]) == {"cudaMemcpy"}
     assert found["pageable_copies_per_step"] == 0.5
 
