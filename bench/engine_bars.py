@@ -44,7 +44,7 @@ Row = tuple[str, str, str, bool]
 
 def _steps(result: Result) -> Iterator[Row]:
     for shape in result["shapes"]:
-        for batch in shape["batches"]:
+        for batch in shape.get("batches", ()):
             if "steady" in batch:
                 yield from _batch(f"{shape['shape']} tp {shape['tp']}, {batch['rows']} rows", batch)
 

@@ -68,7 +68,7 @@ PARTS = (
     ),
     Part("failing-steps", "bench.gpu_tests --json {json} --folders tests/gpu -- -k cuda", 240),
     Part(
-        "failures", "bench.gpu_failures --json {json} -- --data_type fp32", 300,
+        "failures", "bench.gpu_failures --json {json} -- --data_type fp32", 360,
         trial="bench.gpu_failures --json {json} --only fatal",
     ),
     Part(

@@ -243,14 +243,16 @@ async def run_cases(stack: Stack, arguments: argparse.Namespace, tp: int) -> lis
         chosen = cases(tp, torch.cuda.is_available())
         for name in [n for n in chosen if not arguments.only or any(word in n for word in arguments.only)]:
             rows.append(await measure(system, name, chosen[name]))
-            show(rows[-1])
+            tell(rows, arguments)
         if not arguments.only or any(word in "fatal request" for word in arguments.only):
             rows.append(await fatal_request(system))
-            show(rows[-1])
+            tell(rows, arguments)
     return rows
 
 
-def show(row: Row) -> None:
+def tell(rows: list[Row], arguments: argparse.Namespace) -> None:
+    """Shows the last row and writes all, so that a run that is cut keeps what it has."""
+    row = rows[-1]
     print(
         f"{'BROKEN' if row.broken else 'ok':6} {row.case:36} {row.requests} requests, {len(row.errors)} errors, "
         f"{row.differ} differ; longest wait {row.longest_wait_s:.2f} s, served again after {row.served_again_s:.2f} s, "
@@ -258,6 +260,9 @@ def show(row: Row) -> None:
         *(f"\n       {text}" for text in row.broken),
         flush=True,
     )
+    if arguments.json:
+        head = conditions("python -m bench.gpu_failures") | {"flags": " ".join(arguments.up_flags)}
+        write(arguments.json, head | {"rows": [asdict(row) for row in rows]})
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -287,9 +292,6 @@ def main() -> int:
         rows = asyncio.run(run_cases(stack, arguments, tp))
         if any(row.broken for row in rows):
             print(stack.logs(40))
-    if arguments.json:
-        head = conditions("python -m bench.gpu_failures") | {"flags": " ".join(flags)}
-        write(arguments.json, head | {"rows": [asdict(row) for row in rows]})
     return int(any(row.broken for row in rows))
 
 

@@ -146,7 +146,10 @@ def show_batch(found: dict[str, Any]) -> None:
         print(f"   {kernel['us_per_step']:9.1f} us/step {kernel['per_step']:7.1f} x  {kernel['name']}")
 
 
-def bench_shape(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def bench_shape(
+    name: str, folder: Path, arguments: argparse.Namespace, shape: dict[str, Any], save: Callable[[], None]
+) -> None:
+    """Fills ``shape``, and saves after each batch: a run that is cut keeps what it has."""
     config = RunnerConfig(
         str(shapes.model_dir(name, folder)),
         load_format="dummy",
@@ -154,7 +157,7 @@ def bench_shape(name: str, folder: Path, arguments: argparse.Namespace) -> dict[
         mem_fraction=arguments.mem_fraction,
     )
     print(f"\n## {name}, tp {arguments.tp}, dummy weights")
-    shape: dict[str, Any] = {"shape": name, "tp": arguments.tp}
+    shape |= {"shape": name, "tp": arguments.tp}
     runner, shape["start"] = start(config)
     shape["dtype"] = runner.info.dtype
     shape["batches"], drawn = [], []
@@ -164,13 +167,14 @@ def bench_shape(name: str, folder: Path, arguments: argparse.Namespace) -> dict[
         show_batch(found)
         shape["batches"].append(found)
         drawn.append(tokens)
+        save()
     runner.close()
     if arguments.tp == 1:  # one process group per process
         del runner
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         shape["eager"] = bench_eager(config, arguments, drawn[0])
-    return shape
+        save()
 
 
 def bench_eager(
@@ -212,11 +216,15 @@ def main() -> None:
     report = conditions("python -m bench.gpu_smoke") | {"known_waits": known_waits(), "shapes": []}
     print(report["machine"], report["versions"], "commit", report["commit"])
     print("waits made on purpose and seen by the profiler:", report["known_waits"])
+
+    def save() -> None:
+        if arguments.json:
+            write(arguments.json, report)
+
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.shapes:
-            report["shapes"].append(bench_shape(name, Path(folder), arguments))
-            if arguments.json:
-                write(arguments.json, report)
+            report["shapes"].append({})
+            bench_shape(name, Path(folder), arguments, report["shapes"][-1], save)
 
 
 if __name__ == "__main__":
