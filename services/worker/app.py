@@ -79,6 +79,8 @@ class WorkerApp:
                 "device": self._info.device,
                 "dtype": self._info.dtype,
                 "kv_tokens": self._info.num_blocks * self._info.block_size,
+                "graph_mib": self._info.graph_bytes >> 20,
+                "capture_s": round(self._info.capture_s, 1),
             },
         )
         me, subjects = self._id, self._subjects

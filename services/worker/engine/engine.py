@@ -43,6 +43,8 @@ def engine_info(info: RunnerInfo, config: EngineConfig) -> EngineInfo:
         dtype=info.dtype,
         device=info.device,
         num_params=info.num_params,
+        graph_bytes=info.graph_bytes,
+        capture_s=info.capture_seconds,
     )
 
 

@@ -23,6 +23,8 @@ class EngineInfo:
     dtype: str = ""
     device: str = ""
     num_params: int = 0
+    graph_bytes: int = 0  # that captured graphs took on the device
+    capture_s: float = 0.0
 
 
 @message

@@ -33,7 +33,14 @@ class _Step:
 
 
 class StepGraphs(Generic[Size]):
-    """The graphs and their static results. All share one memory pool, so only one step's may be in use at a time."""
+    """The graphs and their static results, all in one memory pool, which those of other steps may share.
+
+    In a pool, a graph's results lie where a graph captured before keeps what it needs on its way: any replay may
+    overwrite any other step's results. That is safe because steps follow each other on one stream, and all that reads a
+    step's results is on that stream before the next step is: its drawn ids go to `_last_token`, which is outside of the
+    pool, and to the host by copies that the step's launch enqueues (DeviceHandle), eager sampling included. What the
+    host reads later are those copies.
+    """
 
     def __init__(
         self,
@@ -41,17 +48,20 @@ class StepGraphs(Generic[Size]):
         forward: Callable[[Size], Tensor],
         finish: Callable[[Size, Tensor, int], SampleOutput],
         before: Callable[[Size], None],
+        beside: StepGraphs[Any] | None = None,
     ) -> None:
         """`sizes` ascend; the largest is captured first, so that smaller graphs fit into memory that it freed.
 
         forward(size) enqueues a step up to the hidden states of the rows that sample; finish(size, hidden, kind) draws from them;
         before(size) puts the inputs of a step of padding rows in place. Each is run once outside the capture:
-        kernels are compiled and loaded there.
+        kernels are compiled and loaded there. beside: whose pool to share; needs the more memory of the two.
         """
         self.sizes: Sequence[Size] = sizes
         self._steps: dict[Size, _Step] = {}
-        pool = torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream()
+        self._pool: Any = beside._pool if beside else torch.cuda.graph_pool_handle()
+        # The allocator hands out what is free in a pool only to the stream that had it before.
+        self._stream: torch.cuda.Stream = beside._stream if beside else torch.cuda.Stream()
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         # A collection in mid-capture could free device objects, which a capture does not allow.
         gc.disable()
@@ -63,7 +73,7 @@ class StepGraphs(Generic[Size]):
                     for kind in SAMPLING_KINDS:
                         finish(size, hidden, kind)
                     torch.cuda.synchronize()
-                    self._steps[size] = _capture_step(size, forward, finish, pool)
+                    self._steps[size] = _capture_step(size, forward, finish, self._pool)
         finally:
             gc.enable()
         torch.cuda.current_stream().wait_stream(stream)

@@ -27,6 +27,9 @@ class RunnerInfo:
     dtype: str
     device: str
     num_params: int
+    graph_bytes: int = 0
+    """Memory of the device that captured graphs took on rank 0, and how long capturing took."""
+    capture_seconds: float = 0.0
     max_shared_prompt: int | None = None
     """The KV of longer prompts depends on their length (RoPE type "dynamic"): they share blocks only with prompts
     just as long. None: no such limit."""

@@ -23,7 +23,14 @@ from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.dynamic_rope import RopeRows, has_long_prompts
 from services.worker.runner.interface import RunnerInfo
-from services.worker.runner.memory import PoolLimits, cpu_blocks, cuda_blocks
+from services.worker.runner.memory import (
+    CaptureCost,
+    PoolLimits,
+    PoolSize,
+    capture_measured,
+    cpu_blocks,
+    cuda_blocks,
+)
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
 from services.worker.runner.shapes import MAX_CHUNKS, decode_sizes, mixed_shapes
@@ -91,21 +98,16 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
     """Sizes the pool and captures the graphs. Every rank calls it; they agree on the smallest pool."""
     model_config = loaded.model.config
     limits = pool_limits(config, loaded)
-    if loaded.device.type == "cuda":
-        blocks = cuda_blocks(limits, loaded.device, lambda: run_largest_step(config, loaded))
+    device, cost = loaded.device, CaptureCost()
+    if device.type == "cuda":
+        pool = cuda_blocks(limits, device, lambda: run_largest_step(config, loaded))
     else:
-        blocks = cpu_blocks(limits)
-    blocks = loaded.tp.smallest(blocks, loaded.device)
+        pool = PoolSize(cpu_blocks(limits), 0)
+    blocks = loaded.tp.smallest(pool.blocks, device)
     runner = new_runner(config, loaded, blocks)
-    if loaded.device.type == "cuda" and config.cudagraph:
-        sizes = decode_sizes(
-            config.graph_max_batch_size,
-            config.graph_split_batch_size,
-            config.graph_grow_step_size,
-            config.max_slots,
-        )
-        shapes = mixed_shapes(config.max_step_tokens, loaded.max_model_len, max(sizes, default=0))
-        runner.capture_graphs(sizes, shapes)
+    if device.type == "cuda" and config.cudagraph:
+        pool = pool._replace(blocks=blocks)
+        cost = capture_measured(limits, pool, device, lambda: capture_graphs(config, loaded, runner))
     return runner, RunnerInfo(
         num_blocks=blocks,
         block_size=config.block_size,
@@ -116,12 +118,25 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
         eos_ids=model_config.eos_ids,
         architecture=model_config.architecture,
         dtype=str(loaded.dtype).removeprefix("torch."),
-        device=str(loaded.device),
+        device=str(device),
         num_params=model_config.num_params,
+        graph_bytes=cost.graph_bytes,
+        capture_seconds=cost.seconds,
         max_shared_prompt=model_config.rope.max_position
         if has_long_prompts(model_config.rope, loaded.max_model_len)
         else None,
     )
+
+
+def capture_graphs(config: RunnerConfig, loaded: LoadedModel, runner: ModelRunner) -> None:
+    sizes = decode_sizes(
+        config.graph_max_batch_size,
+        config.graph_split_batch_size,
+        config.graph_grow_step_size,
+        config.max_slots,
+    )
+    shapes = mixed_shapes(config.max_step_tokens, loaded.max_model_len, max(sizes, default=0))
+    runner.capture_graphs(sizes, shapes)
 
 
 def pool_limits(config: RunnerConfig, loaded: LoadedModel) -> PoolLimits:

@@ -135,8 +135,10 @@ class ModelRunner:
         def draw_mixed(shape: StepShape, hidden: Tensor, features: int) -> SampleOutput:
             return draw(self._staging.views(mixed_lengths(shape)), "sampled_slots", hidden, features)
 
-        self._decode_graphs = StepGraphs(sizes, decode, draw_decodes, decode_inputs)
         self._mixed_graphs = StepGraphs(shapes, mixed, draw_mixed, mixed_inputs)
+        self._decode_graphs = StepGraphs(
+            sizes, decode, draw_decodes, decode_inputs, beside=self._mixed_graphs
+        )
 
     def _run_decodes(self, plan_slots: list[int], writes: list[Array]) -> tuple[Array, SampleOutput | None]:
         batch = self._decode_batch(plan_slots)

@@ -6,6 +6,7 @@ import torch
 from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.graphs import SAMPLING_KINDS, StepGraphs
+from services.worker.runner.handle import DeviceHandle
 from services.worker.runner.interface import Runner
 from services.worker.runner.load import load_model, new_runner, run_largest_step
 from services.worker.runner.model_runner import ModelRunner
@@ -20,11 +21,12 @@ from tests.unit.worker.runner.test_sampling import EVERYTHING, PLAIN, others
 
 
 class RunsInsteadOfReplaying(StepGraphs):
-    """Captures nothing; replays by calling."""
+    """Captures nothing; replays by calling. As in a pool, a replay overwrites what any step before it gave."""
 
-    def __init__(self, sizes, forward, finish, before):
+    def __init__(self, sizes, forward, finish, before, beside=None):
         self.sizes, self._forward, self._finish = sizes, forward, finish
         self.replayed = []
+        self.results = beside.results if beside else []
         for size in sizes:
             before(size)
             for kind in SAMPLING_KINDS:
@@ -32,11 +34,26 @@ class RunsInsteadOfReplaying(StepGraphs):
 
     def forward(self, size):
         self.replayed.append(size)
+        for result in self.results:
+            result.fill_(-1)
         self.hidden = self._forward(size)
+        self.results[:] = [self.hidden]
         return self.hidden
 
     def finish(self, size, features):
-        return self._finish(size, self.hidden, features) if features in SAMPLING_KINDS else None
+        if features not in SAMPLING_KINDS:
+            return None
+        output = self._finish(size, self.hidden, features)
+        self.results.append(output.ids)
+        return output
+
+
+class CopiesWhenLaunched(DeviceHandle):
+    """Copies a step's results when it is launched, as on a GPU, where the next replay comes after that on the stream."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._fields = [field if field is None else field.clone() for field in self._fields]
 
 
 SHAPES = [StepShape(4, 0, 1), StepShape(8, 0, 1), StepShape(12, 3, 2), StepShape(24, 8, 4)]
@@ -46,6 +63,7 @@ SHAPES = [StepShape(4, 0, 1), StepShape(8, 0, 1), StepShape(12, 3, 2), StepShape
 def padded(tmp_path_factory, monkeypatch_module) -> tuple[Runner, Runner]:
     """A runner whose steps go through graphs of the sizes below, and one without, on the same model."""
     monkeypatch_module.setattr("services.worker.runner.model_runner.StepGraphs", RunsInsteadOfReplaying)
+    monkeypatch_module.setattr("services.worker.runner.model_runner.DeviceHandle", CopiesWhenLaunched)
     model_dir = make_model(tmp_path_factory.mktemp("model"), "qwen3")
     config = RunnerConfig(str(model_dir), device="cpu", max_slots=20, max_model_len=512, cpu_threads=1)
     loaded = load_model(config, TensorParallel(), torch.device("cpu"))
