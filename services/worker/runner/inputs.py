@@ -63,9 +63,9 @@ def mixed_lengths(shape: StepShape) -> tuple[int, ...]:
     return tuple(others.get(name, shape.rows) for name in FIELDS)
 
 
-def writes_room(writes: int) -> int:
-    """The next power of two: few layouts, though the number of writes changes every step."""
-    return 1 << (writes - 1).bit_length() if writes else 0
+def writes_room(writes: int, max_writes: int) -> int:
+    """The next power of two: few layouts, though the number of writes changes every step. Never more than the most."""
+    return min(1 << (writes - 1).bit_length(), max_writes) if writes else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,11 @@ def decode_values(
     ]
 
 
-def table_writes(index: Array, blocks: list[int], spare_index: int) -> list[Array]:
+def table_writes(index: Array, blocks: list[int], spare_index: int, max_writes: int) -> list[Array]:
     """The table writes, filled up to `writes_room` with writes of block 0 to `spare_index`."""
     if not index.size:
         return _NO_WRITES
-    room = writes_room(len(index))
+    room = writes_room(len(index), max_writes)
     return [_pad(index, room, spare_index), _pad(np.asarray(blocks, np.int32), room, 0)]
 
 

@@ -63,7 +63,8 @@ class ModelRunner:
         self._sampler = Sampler(
             self._parameters, model.config.vocab_size, self.device, partial(upload, device=self.device)
         )
-        capacity = staging_bytes(max_step_tokens, max_slots, 2 * self._table.tables.size)
+        # A step writes each entry of the tables at most once.
+        capacity = staging_bytes(max_step_tokens, max_slots, self._table.tables.size)
         self._staging = Staging(FIELDS, STEADY, capacity, self.device, depth=MAX_IN_FLIGHT + 1)
         # The row after the last slot is the padding rows' scratch.
         self._last_token = torch.zeros(max_slots + 1, dtype=torch.int64, device=self.device)
@@ -90,7 +91,7 @@ class ModelRunner:
         table_index = self._table.write_blocks(plan)
         # Room left over among the writes goes to the padding rows' slot.
         spare = self._table.max_slots * self._table.tables.shape[1]
-        writes = table_writes(table_index, plan.table_blocks, spare)
+        writes = table_writes(table_index, plan.table_blocks, spare, self._table.tables.size)
         prompt: PromptScoreTensors | None = None
         if plan.prefills:
             slots, output, prompt = self._run_mixed(plan, writes)
@@ -111,7 +112,7 @@ class ModelRunner:
         def decode_inputs(size: int) -> None:
             batch = decode_batch(-1, [], size, self._parameters)
             none = batch.slots
-            values = decode_values(batch, none, none, none, table_writes(none, [], 0))
+            values = decode_values(batch, none, none, none, table_writes(none, [], 0, 0))
             self._staging.pack(values, decode_lengths(size, 0))
 
         def decode(size: int) -> Tensor:

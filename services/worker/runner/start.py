@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 import torch.distributed as dist
 
@@ -34,10 +36,12 @@ def start_runner(config: RunnerConfig, reports: Reports | None = None) -> Runner
     try:
         local, info = _load_beside(ranks, config, store, device)
     except BaseException as error:
-        reports.send(Report(0, failure=str(error)))  # before the rest, which may wait for the device
+        # First of all, since the rest may wait for the device.
+        reports.send(Report(0, failure=str(error) or type(error).__name__))
         ranks.kill()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        with contextlib.suppress(RuntimeError):  # what a broken device says to this is not the reason
+            if dist.is_initialized():
+                dist.destroy_process_group()
         raise
     return RootRunner(local, info, ranks)
 
@@ -77,7 +81,7 @@ class RootRunner:
             raise
         except Exception as error:
             if self._ranks is not None:
-                self._ranks.check(GRACE_SECONDS)  # as above
+                self._ranks.check(GRACE_SECONDS)  # a rank that is gone explains it, and it says which
             raise step_failed(plan.step, error) from error
 
     def _launch(self, local: ModelRunner, plan: StepPlan) -> StepHandle:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.bus.memory import MemoryBroker, MemoryBus
 from services.common.errors import ConfigError
 from services.worker.engine.client import EngineSettings, ProcessEngine
 from services.worker.engine.messages import StepOutput
@@ -18,6 +19,7 @@ from services.worker.processes import has_ended, process_tree
 from services.worker.runner.config import RunnerConfig
 from tests.fakes.tiny_model import make_model
 from tests.fakes.waiting import until
+from tests.integration.worker.peer import WorkerUnderTest
 
 # Says that it is ready and then does as told.
 SCRIPT = """
@@ -142,20 +144,17 @@ async def test_a_rank_that_fails_while_it_starts_ends_the_start_with_its_reason(
 ) -> None:
     runner = RunnerConfig(str(model_dir), device="cpu", tp=2, max_total_token_num=512, cpu_threads=1)
     rank_0 = (sys.executable, "-m", "tests.integration.worker.failing_start", case, "rank_0")
-    made = ProcessEngine(EngineSettings(runner, EngineConfig(), "w"), rank_0)
-
-    async def on_output(output: StepOutput) -> None:
-        raise AssertionError("nothing ran")
-
-    async def on_death(reason: str, suspects: Collection[int] | None) -> None:
-        raise AssertionError("it never lived")
-
-    starting = asyncio.ensure_future(made.start(on_output, on_death))
+    engine = ProcessEngine(EngineSettings(runner, EngineConfig(), "w"), rank_0)
+    worker = WorkerUnderTest(MemoryBus(MemoryBroker(), "w"), engine)
+    starting = asyncio.ensure_future(worker.runtime.start())
     tree: set[int] = set()
     while not starting.done():
         tree |= {*process_tree(os.getpid())[1:]}
+        assert worker.runtime.not_ready() == "starting"
         await asyncio.sleep(0.05)
     with pytest.raises(ConfigError, match=said):
         await starting
+    assert worker.runtime.not_ready() == "starting"
     assert len(tree) == 2
     await until(lambda: all(map(has_ended, tree)), "both ranks to be gone", 30)
+    await worker.runtime.stop()

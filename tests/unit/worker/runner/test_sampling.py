@@ -7,7 +7,7 @@ import pytest
 
 from services.worker.errors import RunnerError
 from services.worker.runner.interface import Runner
-from services.worker.runner.plan import SlotSampling
+from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
 from tests.fakes.naive_engine import Job, NaiveEngine
 
 PROMPT = [5, 17, 300, 42, 8, 99, 120]
@@ -143,3 +143,15 @@ def test_logprobs_are_the_models_own_distribution(runner):
 def test_logprobs_are_absent_when_nobody_asks(runner):
     row = NaiveEngine(runner).run([Job(PROMPT, 3)])[0]
     assert (row.logprobs, row.tops) == ([], [])
+
+
+def test_a_step_may_write_the_whole_block_table_of_every_slot(runner: Runner) -> None:
+    info = runner.info
+    columns = -(-info.max_model_len // info.block_size) + 1
+    plan = StepPlan(0)
+    for slot in range(info.max_slots):
+        plan.starts.append(SlotStart(slot, SlotSampling()))
+        plan.set_blocks(slot, 0, [slot + 1] * columns)
+        plan.prefills.append(PrefillChunk(slot, 0, np.array(PROMPT, np.int32), samples=True))
+    drawn = runner.launch(plan).result().token_ids.tolist()
+    assert drawn == NaiveEngine(runner).generate([Job(PROMPT, 1)])[0] * info.max_slots
