@@ -44,6 +44,15 @@ class NatsSettings:
     connect_timeout_s: float = 10.0
 
 
+class _Client(Client):
+    """nats-py's, which would go on in the clear, with the password, where a server asks for no TLS."""
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self.options.get("tls") and not info.get("tls_required"):
+            raise nats.errors.Error("nats: TLS is wanted here, and the server does not require it")
+        await super()._process_info(info, initial_connection)
+
+
 class NatsBus:
     """One connection to NATS; reconnects for ever. Made by ``connect``."""
 
@@ -53,7 +62,7 @@ class NatsBus:
     @classmethod
     async def connect(cls, settings: NatsSettings, name: str) -> NatsBus:
         """Raises BusError when no server answers within ``connect_timeout_s``."""
-        client = Client()
+        client = _Client()
         try:
             # With reconnection without end, connect itself goes on trying; the limit is ours.
             await asyncio.wait_for(
@@ -169,7 +178,7 @@ def _connect_options(settings: NatsSettings, name: str) -> dict[str, Any]:
         options |= {"user": settings.user, "password": settings.password}
     if settings.token:
         options["token"] = settings.token
-    if settings.tls_ca or settings.tls_cert:
+    if settings.tls_ca or settings.tls_cert or "tls://" in settings.url:
         import ssl
 
         context = ssl.create_default_context(cafile=settings.tls_ca or None)

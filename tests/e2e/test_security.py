@@ -1,13 +1,19 @@
-"""Nobody's words and keys are in what the services write down, down to the least severe level."""
+"""What a system that `up` started writes down, and whom it lets in."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
+import psutil
 import pytest
+import redis
+from redis.exceptions import AuthenticationError
 
+from services.common.bus import BusError
+from services.common.bus.nats import NatsBus, NatsSettings
 from tests.fakes.stack import Stack
 from tests.fakes.tiny_model import make_model
 
@@ -67,3 +73,30 @@ def test_prompts_outputs_stop_strings_and_keys_are_written_nowhere(secretive: St
     assert names[0] in records, "this is where it would have been"
     for secret in (KEY, WRONG_KEY, digest[:12], STOP_NEVER_MET, text, stop, *PROMPT.split()):
         assert secret not in records
+
+
+@pytest.mark.parametrize("name", ["nats", "redis"])
+def test_the_embedded_servers_listen_on_loopback_alone(secretive: Stack, name: str) -> None:
+    process = psutil.Process(secretive.pid(name))
+    sockets = [c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert sockets
+    assert {address.ip for address in sockets} == {"127.0.0.1"}
+
+
+async def test_the_embedded_nats_takes_no_strangers(secretive: Stack) -> None:
+    url = f"nats://127.0.0.1:{port_of(secretive, 'nats')}"
+    for settings in (NatsSettings(url), NatsSettings(url, user="shoal", password="guess")):
+        with pytest.raises(BusError):
+            await NatsBus.connect(replace(settings, connect_timeout_s=0.5), "stranger")
+
+
+def test_the_embedded_redis_takes_no_strangers(secretive: Stack) -> None:
+    port = port_of(secretive, "redis")
+    for password in (None, "guess"):
+        with redis.Redis(port=port, password=password) as stranger, pytest.raises(AuthenticationError):
+            stranger.ping()
+
+
+def port_of(stack: Stack, name: str) -> int:
+    process = psutil.Process(stack.pid(name))
+    return next(int(c.laddr.port) for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
