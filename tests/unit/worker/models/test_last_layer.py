@@ -121,7 +121,7 @@ def test_a_stream_that_ranks_share_out_is_whole_again_in_its_rows(tokens):
     share, summed = -(-tokens // 4), torch.zeros(len(rows), 16)
     for rank in range(4):
         stream = whole.clone()
-        memory = PeerMemory(torch.zeros(4, dtype=torch.int64), torch.empty(0), rank, capacity)
+        memory = PeerMemory(torch.zeros(4, dtype=torch.int64), torch.empty(0), rank, capacity, max_programs=1)
         if FEW_TOKENS < tokens < 64:
             stream[: rank * share] = stream[(rank + 1) * share :] = torch.nan
             summed += stream_rows(stream, rows, TensorParallel(rank, 4, peer=memory))
