@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,14 +37,16 @@ PREFILLS = [
     ("8b", [(777, 1000), (5, 2000), (1, 1), (2500, 2500)], None, 16),
     ("d64", [(4096, 4096)], None, 16), ("d256", [(2048, 2048)], None, 16),
 ]  # fmt: skip
+# Block, least span, programs per multiprocessor, warps, stages. A tile's loads wait for that of its block table, so
+# 2 to 4 stages compile to the same buffers (38 KiB at head size 128); the next that differ are 5 (72) and 7 (105).
 DECODE_CONFIGS = [
-    DecodeConfig(*choice, stages=stages)
-    for choice in [
-        (64, 64, 4, 4), (64, 64, 2, 4), (64, 64, 8, 4), (64, 128, 4, 4), (32, 64, 4, 2), (32, 32, 8, 2),
-        (128, 128, 4, 4), (64, 64, 4, 2), (128, 128, 4, 8), (128, 256, 4, 8),
+    DecodeConfig(block_n, min_span, programs_per_sm=programs, warps=warps, stages=stages)
+    for block_n, min_span, programs, warps, stages in [
+        (64, 64, 4, 4, 3), (64, 64, 2, 4, 3), (64, 64, 8, 4, 3), (64, 128, 4, 4, 3), (32, 64, 4, 2, 3), (32, 32, 8, 2, 3),
+        (128, 128, 4, 4, 3), (64, 64, 4, 2, 3), (128, 128, 4, 8, 3), (128, 256, 4, 8, 3),
+        (64, 64, 4, 2, 5), (64, 64, 4, 2, 7), (64, 64, 2, 2, 7), (64, 64, 4, 4, 5), (32, 64, 4, 2, 5), (32, 64, 4, 2, 7),
     ]
-    for stages in (3,)
-] + [DecodeConfig(64, 64, 4, 4, 2), DecodeConfig(64, 64, 4, 4, 4), DecodeConfig(32, 64, 4, 4, 4)]  # fmt: skip
+]  # fmt: skip
 PREFILL_CONFIGS = [
     PrefillConfig(128, 64, 8, 3), PrefillConfig(128, 64, 8, 2), PrefillConfig(128, 128, 8, 2),
     PrefillConfig(128, 128, 8, 3), PrefillConfig(128, 64, 4, 3), PrefillConfig(64, 64, 4, 3),
@@ -63,6 +65,8 @@ class Inputs:
     v_cache: torch.Tensor
     meta: AttentionMeta
     scale: float
+    laid_out: tuple[torch.Tensor, torch.Tensor] | None = None
+    """See `contiguous`."""
 
 
 @functools.lru_cache(maxsize=2)
@@ -100,6 +104,15 @@ def make_inputs(
     return Inputs(q, k_cache, v_cache, meta, head_dim**-0.5)
 
 
+def make_laid_out(
+    heads: str, num_decodes: int, rows: list[tuple[int, int]], block_size: int, seed: int
+) -> Inputs:
+    """`make_inputs`, and keys and values side by side, for `contiguous`."""
+    inputs = make_inputs(heads, num_decodes, rows, block_size, seed)
+    inputs.laid_out = side_by_side(inputs)
+    return inputs
+
+
 def answer(window: int | None, inputs: Inputs) -> torch.Tensor:
     """Our reference in float64, itself checked on CPU against a naive one; by KV head, or the scores would not fit."""
     out = torch.zeros_like(inputs.q, dtype=torch.float64)
@@ -126,15 +139,31 @@ def ours(
     )
 
 
+def side_by_side(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's keys and values [rows, Hq, S, D], rows of one length, one head per query head.
+
+    Heads are expanded because not every backend lets query heads share them. That is for prefill, where the products
+    count and not the bytes.
+    """
+    meta, length = inputs.meta, inputs.meta.max_seq_len
+    rows, group = len(meta.seq_lens), inputs.q.shape[1] // inputs.k_cache.shape[2]
+    positions = torch.arange(length, device=inputs.q.device).expand(rows, -1)
+    slots = reference.cache_slots(meta.block_tables, positions, inputs.k_cache.shape[1])
+    k, v = (reference.gather_tokens(cache, slots, rows) for cache in (inputs.k_cache, inputs.v_cache))
+    return k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+
+
 def contiguous(backend: SDPBackend, inputs: Inputs) -> torch.Tensor:
-    """PyTorch's attention as if keys and values lay side by side: the ceiling that paging is measured against."""
-    rows, query = inputs.meta.seq_lens.shape[0], inputs.meta.max_query_len
-    heads, kv_heads, head_dim = inputs.q.shape[1], *inputs.k_cache.shape[2:]
-    flat = inputs.k_cache.view(-1, kv_heads, head_dim), inputs.v_cache.view(-1, kv_heads, head_dim)
-    k, v = (cache[: rows * query].view(rows, query, kv_heads, head_dim).transpose(1, 2) for cache in flat)
-    q = inputs.q.view(rows, query, heads, head_dim).transpose(1, 2)
+    """PyTorch's attention as if keys and values lay side by side: the ceiling that paging is measured against.
+
+    For rows that are whole prompts of one length. The inputs are made with them side by side: that is not timed.
+    """
+    assert inputs.laid_out is not None
+    rows, (_, heads, head_dim) = len(inputs.meta.seq_lens), inputs.q.shape
+    q = inputs.q.view(rows, -1, heads, head_dim).transpose(1, 2)
     with sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=inputs.scale, enable_gqa=True)
+        out = F.scaled_dot_product_attention(q, *inputs.laid_out, is_causal=True, scale=inputs.scale)
+    return out.transpose(1, 2).reshape(inputs.q.shape)
 
 
 def seen(rows: list[tuple[int, int]], window: int | None) -> tuple[float, float]:
@@ -165,13 +194,16 @@ def groups() -> Iterator[Group]:
             for config in PREFILL_CONFIGS
         ]  # fmt: skip
         query, length = rows[0]
-        if len(set(rows)) == 1 and window is None and query == length:
+        whole = len(set(rows)) == 1 and window is None and query == length
+        if whole:
             for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
                 name = f"contiguous {backend.name}"
                 variants.append(Variant(name, functools.partial(contiguous, backend)))
         span = f"{query}/{length}" if len(set(rows)) == 1 else "ragged"
         label = f"{heads} B{len(rows)} {span} bs{block_size}"
-        yield group(heads, 0, rows, window, block_size, "attention_prefill", label, variants)
+        found = group(heads, 0, rows, window, block_size, "attention_prefill", label, variants)
+        make = functools.partial(make_laid_out, heads, 0, rows, block_size)
+        yield replace(found, make=make) if whole else found
 
 
 def group(

@@ -51,6 +51,19 @@ def test_attention_kernels_match_float64(
     assert relative_error(paged_attention_triton(*arguments), answer) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("head_dim", [80, 96, 112, 192])
+def test_head_sizes_that_are_no_power_of_two_match_float64(head_dim: int) -> None:
+    workspace = make_workspace(8, 2, 1, head_dim, DEVICE, max_splits=8)
+    case = attention_case(
+        [1, 37], [(18, 30), (2, 2)], heads=(2, 1), head_dim=head_dim, device=DEVICE, workspace=workspace
+    )
+    for window in (None, 7):
+        out = paged_attention_triton(
+            case.q, case.k_cache, case.v_cache, case.meta, case.scale, window, DECODE, PREFILL
+        )
+        assert relative_error(out, attention_answer(case, window)) < TOLERANCE[torch.float32]
+
+
 def test_padding_rows_give_finite_output_and_change_no_other_row() -> None:
     case = attention_case([0, 21, 0], [], head_dim=16, dtype=HALF, device=DEVICE)
     out = paged_attention_triton(case.q, case.k_cache, case.v_cache, case.meta, case.scale, None, DECODE)
