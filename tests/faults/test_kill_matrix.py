@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes.stack import Stack
 from tests.faults.conftest import Undisturbed
-from tests.faults.strikes import KILL, PAUSE, TERM, Fault, strike, wait_until_whole
+from tests.faults.strikes import KILL, PAUSE, REDIS_LOSES_ALL, TERM, Fault, strike, wait_until_whole
 from tests.faults.workload import Outcome, differences, run_all
 
 # The order spreads kills of the same service, which `up` starts again ever more slowly.
@@ -43,6 +43,9 @@ FAULTS = [
     pytest.param([("worker-2", KILL), ("detokenizer-2", KILL)], id="worker-and-detokenizer-SIGKILL"),
     pytest.param([("gateway-1", KILL), ("worker-1", KILL)], id="gateway-and-worker-SIGKILL"),
     pytest.param([("nats", KILL), ("worker-2", KILL)], id="nats-and-worker-SIGKILL"),
+    pytest.param([("redis", KILL), ("gateway-1", KILL)], id="redis-and-gateway-SIGKILL"),
+    pytest.param([REDIS_LOSES_ALL, ("gateway-1", KILL)], id="redis-FLUSHALL-and-gateway-SIGKILL"),
+    pytest.param([("kvstore-1", KILL), ("gateway-1", KILL)], id="kvstore-and-gateway-SIGKILL"),
     pytest.param([("worker-1", KILL), ("worker-2", KILL)], id="both-workers-SIGKILL"),
 ]
 
