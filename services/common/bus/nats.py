@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,22 @@ class _Client(Client):
         await super()._process_info(info, initial_connection)
 
 
+async def _within(timeout_s: float, work: Coroutine[Any, Any, None]) -> None:
+    """Awaits nats-py's ``connect``. It loses a cancellation that comes while it closes a refused connection, and then
+    goes on for ever; so it is told until it hears. Raises TimeoutError."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+    finally:
+        is_late = not task.done()
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)
+    if is_late:
+        raise TimeoutError
+    task.result()
+
+
 class NatsBus:
     """One connection to NATS; reconnects for ever. Made by ``connect``."""
 
@@ -65,13 +82,10 @@ class NatsBus:
         client = _Client()
         try:
             # With reconnection without end, connect itself goes on trying; the limit is ours.
-            await asyncio.wait_for(
-                client.connect(**_connect_options(settings, name)), settings.connect_timeout_s
-            )
+            await _within(settings.connect_timeout_s, client.connect(**_connect_options(settings, name)))
         except (OSError, nats.errors.Error, TimeoutError) as error:
-            raise BusError(
-                f"NATS at {settings.url} cannot be reached: {error or type(error).__name__}"
-            ) from error
+            reason = str(error) or str(client.last_error or "") or type(error).__name__
+            raise BusError(f"NATS at {settings.url} cannot be reached: {reason}") from error
         return cls(client)
 
     @property
