@@ -34,7 +34,7 @@ class LogWriter:
     def __init__(self, bus: Bus, subjects: Subjects) -> None:
         self._bus, self._subjects = bus, subjects
         self._open: dict[Journal, None] = {}  # of streams that run
-        self._ended: dict[Journal, None] = {}  # with entries that nobody has confirmed
+        self._ended: dict[Journal, float] = {}  # with entries that nobody has confirmed, and when
         self._ended_bytes = 0
         self._changed: dict[Journal, None] = {}  # in order
         self._sending: set[asyncio.Task[None]] = set()
@@ -68,7 +68,7 @@ class LogWriter:
         self._open.pop(journal, None)
         self._changed.pop(journal, None)
         self._send([journal])
-        self._ended[journal] = None
+        self._ended[journal] = asyncio.get_running_loop().time()
         self._ended_bytes += journal.num_bytes
         while self._ended_bytes > MAX_ENDED_BYTES:
             self._give_up(next(iter(self._ended)))
@@ -161,7 +161,7 @@ class LogWriter:
             self._retry_timer.cancel()
             self._retry_timer = None
         now = asyncio.get_running_loop().time()
-        for journal in [journal for journal in self._ended if journal.sent_at + journal.retention_s < now]:
+        for journal in [made for made, ended_at in self._ended.items() if ended_at + made.retention_s < now]:
             self._give_up(journal)
         for journal in (*self._open, *self._ended):
             if journal.send_again():

@@ -97,7 +97,10 @@ class LogServer:
             await self._write_now.wait()
             self._write_now.clear()
             self._is_urgent.clear()
-            await self._write()
+            try:
+                await self._write()
+            except Exception:
+                log.exception("the logs of streams were not written")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._is_urgent.wait(), MIN_WRITE_S)
 

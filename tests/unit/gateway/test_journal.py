@@ -242,3 +242,19 @@ async def test_what_ended_while_nobody_confirms_is_bounded(
     desk.generation = "two"
     await until(lambda: len(desk.logs) == 2)
     assert sorted(desk.logs) == ["r2", "r3"], "the oldest went first"
+
+
+async def test_what_ended_is_given_up_when_nobody_could_want_it_any_more(desk: Desk) -> None:
+    desk.generation = ""
+    journal = desk.journal("r", retention_s=0.1)
+    await journal.begin(1)
+    journal.end()
+    await until(lambda: len(desk.batches) == 1)
+    desk.logs.clear()
+    await asyncio.sleep(1.2)  # the first time that it would be sent again
+    desk.generation = "two"
+    other = desk.journal("other")
+    await other.begin(1)
+    other.end()
+    await until(lambda: "other" in desk.logs)
+    assert "r" not in desk.logs
