@@ -16,6 +16,7 @@ import time
 import warnings
 from collections import Counter
 
+from tests.simulation.mutations import MUTATIONS
 from tests.simulation.plan import make_plan
 from tests.simulation.play import Result, simulate
 
@@ -36,7 +37,10 @@ def show(result: Result) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
-    parser.add_argument("--seeds", default="0:200", help="first:last+1")
+    parser.add_argument("--seeds", default="0:200", help="first:last+1, or first:last+1:step")
+    parser.add_argument(
+        "--without", choices=sorted(MUTATIONS), help="break this promise, to see that it is noticed"
+    )
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="print what every service logged")
     parser.add_argument("--digest", action="store_true", help="print a digest of each world")
@@ -47,8 +51,9 @@ def main() -> int:
                   os.environ | {"PYTHONHASHSEED": "0"})  # fmt: skip
     warnings.simplefilter("ignore")  # of coroutines that were killed with their process
     sys.unraisablehook = lambda _: None
-    first, _, end = arguments.seeds.partition(":")
-    seeds = range(int(first), int(end)) if arguments.seed is None else [arguments.seed]
+    seeds = range(*map(int, arguments.seeds.split(":"))) if arguments.seed is None else [arguments.seed]
+    if arguments.without:
+        MUTATIONS[arguments.without]()
     gc.disable()  # garbage is collected between worlds only
     outcomes: Counter[str] = Counter()
     events: Counter[str] = Counter()

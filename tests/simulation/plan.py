@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from services.common.lifecycle import Timing
 from tests.simulation.language import STOP_STRINGS, VOCAB_SIZE
 
 SERVICES = ("gateway", "router", "worker", "detokenizer")
@@ -15,6 +16,16 @@ MAX_STALL_S = 2.5
 # Where every tenth frame may be lost, so may be replays in a row: after three of them the fourth is asked for
 # 0.25 + 0.5 + 1 + 2 s after the first loss (Patience, services/gateway/life/spec.py).
 MAX_LOSSY_STALL_S = 4.5
+HEARTBEAT_S = Timing().heartbeat_s
+GATEWAY_DEAD_S = 3 * Timing().lease_s  # docs/architecture.md, "Liveness": then its requests are given up
+# After the last client has ended, everything that was held is free within this time: services look at what they hold,
+# and tell of it, once a heartbeat.
+RELEASE_S = GATEWAY_DEAD_S + 2 * HEARTBEAT_S + 0.15
+PARTING_RELEASE_S = 1.5  # where every gateway lives: a heartbeat, the step under way, and the next one's load
+
+
+# Which seeds' clients leave, or die with their gateway, in the middle of answers that would go on for long.
+PARTING_FIRST, PARTING_EVERY = 7, 50
 
 
 class Kind(Enum):
@@ -66,13 +77,16 @@ class Ask:
     timeout_s: float = 0.0
     comes_back: bool = False  # with its Last-Event-ID, when its gateway dies
     is_scored: bool = False  # wants the log probabilities of its prompt
+    gateway: int | None = None  # asked of this one; else of any
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``max_stall_s``: no client may wait longer between two pieces of its stream; 0 where nothing is promised.
 
-    ``max_queue`` is each router's, ``num_blocks`` each worker's KV cache.
+    ``max_queue`` is each router's, ``num_blocks`` each worker's KV cache. Steps take one of ``steps_s``, in seconds.
+    By ``faults_end_s`` faults and noise have ceased. ``buried_by_s``: from then on nobody holds anything of a gateway
+    that is dead; 0 where others are in trouble too.
     """
 
     seed: int
@@ -83,6 +97,10 @@ class Plan:
     max_stall_s: float = 0.0
     max_queue: int = 1024
     num_blocks: int = 64
+    steps_s: tuple[float, ...] = (0.004, 0.02, 0.05)
+    faults_end_s: float = FAULTS_END_S
+    release_s: float = RELEASE_S
+    buried_by_s: float = 0.0
 
     @property
     def loses(self) -> bool:
@@ -91,8 +109,13 @@ class Plan:
 
 
 def make_plan(seed: int) -> Plan:
-    """Two worlds in ten have a single kind of trouble, so that their clients' waits can be judged."""
+    """Two worlds in ten have a single kind of trouble, so that their clients' waits can be judged.
+
+    One world in fifty is about clients who ask for more than anybody would wait for.
+    """
     rng = random.Random(f"plan {seed}")
+    if seed % PARTING_EVERY == PARTING_FIRST:
+        return _parting_plan(seed, rng)
     if seed % 10 == 0:
         return _calm_plan(seed, rng, MAX_STALL_S, faults=(_single_fault(rng),))
     if seed % 10 == 5:
@@ -128,6 +151,50 @@ def _single_fault(rng: random.Random) -> Fault:
     service = rng.choice(("router", "worker", "worker", "detokenizer"))
     kinds = [Kind.KILL, Kind.PAUSE, Kind.DRAIN] + [Kind.ENGINE] * (service == "worker")
     return Fault(rng.uniform(1.0, 2.0), rng.choice(kinds), service, rng.randrange(2), 2.5)
+
+
+def _parting_plan(seed: int, rng: random.Random) -> Plan:
+    """A full worker and a line. What is not freed when its client goes would be held for ten times the release.
+
+    The second gateway is killed with requests in the batch and in the line; it comes back, by its name or by another,
+    and then those who stayed at the first leave as well.
+    """
+    num_tokens, step_s, end_s, max_delay_s = 400, 0.05, 2.5, 0.3
+    killed_at = rng.uniform(1.2, 2.0)
+    buried_by_s = killed_at + max_delay_s + GATEWAY_DEAD_S + 2 * HEARTBEAT_S + 2 * step_s
+
+    def ask(i: int, gateway: int, at: float, leaves_at: float) -> Ask:
+        seed_ = rng.getrandbits(40)
+        return Ask(
+            at,
+            f"s{seed}-{i}",
+            _ids(rng, 6),
+            seed_,
+            2,
+            num_tokens,
+            leaves_after=leaves_at - at,
+            gateway=gateway,
+        )
+
+    asks = [ask(0, 1, 0.4, 60.0)]  # in the batch when its gateway dies
+    asks += [ask(i, 0, rng.uniform(0.5, 0.6), buried_by_s + rng.uniform(0.3, 0.6)) for i in range(1, 6)]
+    asks += [ask(i, 1, rng.uniform(0.7, 0.9), 60.0) for i in range(6, 8)]  # in the line
+    asks += [ask(i, 0, rng.uniform(0.4, 0.9), rng.uniform(1.0, 2.4)) for i in range(8, 10)]
+    killed = Fault(killed_at, Kind.KILL, "gateway", 1, rng.uniform(0.1, 0.5), rng.random() < 0.5)
+    noise = Noise(lose=rng.choice((0.0, 0.1)), delay=rng.choice((0.0, 0.2)), max_delay_s=max_delay_s)
+    counts = {"gateway": 2, "router": rng.choice((1, 2)), "worker": 1, "detokenizer": 1}
+    return Plan(
+        seed,
+        counts,
+        noise,
+        tuple(asks),
+        (killed,),
+        num_blocks=1024,
+        steps_s=(step_s,),
+        faults_end_s=end_s,
+        release_s=PARTING_RELEASE_S,
+        buried_by_s=buried_by_s,
+    )
 
 
 def _rough_plan(seed: int, rng: random.Random) -> Plan:

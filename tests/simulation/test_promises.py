@@ -15,6 +15,9 @@ import sys
 
 import pytest
 
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.plan import PARTING_EVERY, PARTING_FIRST
+
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -74,3 +77,25 @@ def test_the_worlds_are_troubled_ones() -> None:
         "mute",
     ):
         assert events.get(event, 0) > 0, output
+
+
+PARTING_SEEDS = f"{PARTING_FIRST}:{PARTING_FIRST + 10 * PARTING_EVERY}:{PARTING_EVERY}"
+
+
+SEEN_BY = {
+    "cancel-at-the-worker": "something is still held",
+    "cancel-by-holdings": "held",
+    "dead-gateways-at-the-worker": "worker-0 runs",
+    "dead-gateways-at-the-router": "router-0 has",
+    "fence-at-the-gateway": "rows of a superseded attempt",
+}
+
+
+@pytest.mark.parametrize("promise", sorted(MUTATIONS))
+def test_a_broken_promise_is_noticed(promise: str) -> None:
+    """Ten worlds whose clients leave, or a hundred of any kind, are enough to see that one part does not do its part."""
+    seeds = "0:100" if promise == "fence-at-the-gateway" else PARTING_SEEDS
+    playing = start("--seeds", seeds, "--max_failures", "1", "--without", promise)
+    output = playing.communicate()[0]
+    assert playing.returncode == 1, output
+    assert SEEN_BY[promise] in output

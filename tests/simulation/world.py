@@ -23,14 +23,12 @@ from tests.simulation.log_keeper import LogKeeper
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Network
 from tests.simulation.node import MODEL, Node
-from tests.simulation.plan import FAULTS_END_S, SERVICES, Ask, Fault, Kind, Plan
+from tests.simulation.plan import SERVICES, Ask, Fault, Kind, Plan
 
 log = logging.getLogger(__name__)
 
 # After the last fault and the last message that was lost, everything ends within this time.
 RECOVERY_S = 20.0
-# After the last client has ended, everything that was held is free within this time.
-RELEASE_S = 10.0
 
 
 class GatewayApp:
@@ -71,7 +69,7 @@ class World:
     def __init__(self, plan: Plan, loop: VirtualLoop) -> None:
         self.plan, self.loop = plan, loop
         self.rng = random.Random(f"world {plan.seed}")
-        self.network = Network(plan.noise, FAULTS_END_S, random.Random(f"network {plan.seed}"))
+        self.network = Network(plan.noise, plan.faults_end_s, random.Random(f"network {plan.seed}"))
         self.broker = MemoryBroker(rng=self.rng, deliveries=self.network.deliveries)
         self.keeper = LogKeeper(loop, self.broker, plan.seed)
         self.engines: dict[str, VirtualEngine] = {}
@@ -79,7 +77,7 @@ class World:
         self.apps: dict[str, App] = {}  # workers and routers
         self.calls: list[Call] = []
         self._calling: dict[str, asyncio.Task[None]] = {}
-        self._step_s = self.rng.choice((0.004, 0.02, 0.05))
+        self._step_s = self.rng.choice(plan.steps_s)
         self._depth = self.rng.choice((0, 1))
         builders = {
             "gateway": self._build_gateway,
@@ -150,8 +148,10 @@ class World:
         await self.keeper.start()
         self._calling = {ask.request_id: asyncio.create_task(self._call(ask)) for ask in self.plan.asks}
         await asyncio.gather(self.keeper.suffer(), *(self._inject(fault) for fault in self.plan.faults))
-        await self._until(self._running_calls, FAULTS_END_S + RECOVERY_S, "calls have not ended")
-        await self._until(self._held, self.loop.time() + RELEASE_S, "something is still held")
+        if self.plan.buried_by_s:
+            await self._until(self._orphans, self.plan.buried_by_s, "a dead gateway's requests are held")
+        await self._until(self._running_calls, self.plan.faults_end_s + RECOVERY_S, "calls have not ended")
+        await self._until(self._held, self.loop.time() + self.plan.release_s, "something is still held")
 
     async def _until(self, unfinished: Callable[[], list[str]], deadline: float, what: str) -> None:
         while found := unfinished():
@@ -161,7 +161,7 @@ class World:
 
     async def _call(self, ask: Ask) -> None:
         await asyncio.sleep(ask.at)
-        node = await self._ready_gateway()
+        node = await self._ready_gateway(ask.gateway)
         assert node.process is not None
         call = Call(ask, node.process, may_be_refused=self.plan.max_queue < 10)
         self.calls.append(call)
@@ -175,8 +175,9 @@ class World:
                 call.process = node.process
                 task = node.process.run(call.come_back(self.gateways[node.name].client))
 
-    async def _ready_gateway(self) -> Node:
-        while not (ready := [node for node in self.nodes["gateway"] if node.is_ready]):  # noqa: ASYNC110
+    async def _ready_gateway(self, index: int | None = None) -> Node:
+        nodes = self.nodes["gateway"] if index is None else [self.nodes["gateway"][index]]
+        while not (ready := [node for node in nodes if node.is_ready]):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         return self.rng.choice(ready)
 
@@ -234,6 +235,23 @@ class World:
         return [
             f"{name} ({calls.get(name, 'not begun')})" for name, t in self._calling.items() if not t.done()
         ]
+
+    def _orphans(self) -> list[str]:
+        """Requests of gateways that were killed, in the lines of routers and at workers."""
+        calls = [call for call in self.calls if call.process.is_killed and call.is_over]
+        theirs = {call.ask.request_id for call in calls}
+        found = []
+        for node in self._up("router"):
+            app = self.apps.get(node.name)
+            if isinstance(app, RouterApp):
+                held = [request.request_id for request in app._dispatcher.holdings()]
+                found += [f"{node.name} has {name}" for name in held if name in theirs]
+        for node in self._up("worker"):
+            app = self.apps.get(node.name)
+            if isinstance(app, WorkerApp):
+                held = list(app._streams._held)
+                found += [f"{node.name} runs {name}" for name in held if name in theirs]
+        return found
 
     def _held(self) -> list[str]:
         """What a live service holds though no client wants anything any more."""
