@@ -104,7 +104,7 @@ async def measure(stack: Stack, load: Load, fault: Fault, figures: Figures) -> N
     async def work() -> None:
         nonlocal struck_at
         await asyncio.sleep(BEFORE_S)
-        struck_at = await strike(stack, [fault], 0.0)
+        struck_at = await strike(stack, [fault], asyncio.sleep(0))
         await asyncio.sleep(AFTER_S)
         await wait_until_whole(stack)
 

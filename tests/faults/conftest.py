@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,11 +15,10 @@ from tests.faults.workload import Job, Outcome, jobs, run_all
 
 @dataclass(frozen=True, slots=True)
 class Undisturbed:
-    """The workload, what it returns, and how long that took, in seconds."""
+    """The workload, and what it returns."""
 
     jobs: list[Job]
     outcomes: list[Outcome]
-    seconds: float
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +31,6 @@ def faulty_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def undisturbed(faulty_stack: Stack) -> Undisturbed:
     todo = jobs("m")
-    began = time.monotonic()
     outcomes = asyncio.run(run_all(faulty_stack.base_urls, todo))
-    seconds = time.monotonic() - began
     assert [o.error for o in outcomes if o.error] == []
-    return Undisturbed(todo, outcomes, seconds)
+    return Undisturbed(todo, outcomes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import time
@@ -52,7 +53,7 @@ class Soak:
             shown = " and ".join(f"{target} {number.name}" for target, number in faults)
             print(f"{end - time.monotonic():6.0f} s left: {shown}", flush=True)
             self.kills.update(number.name for _, number in faults)
-            await strike(self.stack, faults, rng.uniform(*CALM_S))
+            await strike(self.stack, faults, asyncio.sleep(rng.uniform(*CALM_S)))
             await wait_until_whole(self.stack)
 
     def report(self) -> str:

@@ -41,10 +41,13 @@ def flush_redis(stack: Stack) -> None:
         client.flushall()
 
 
-async def strike(stack: Stack, faults: Sequence[Fault], after_s: float) -> float:
-    """Sends each fault's signal; what was paused goes on after PAUSE_S. Returns when it struck, by the wall clock."""
+async def strike(stack: Stack, faults: Sequence[Fault], moment: Awaitable[None]) -> float:
+    """Sends each fault's signal when ``moment`` has come; what was paused goes on after PAUSE_S.
+
+    Returns when it struck, by the wall clock.
+    """
     pids = [await asyncio.to_thread(pid_of, stack, target) for target, _ in faults]
-    await asyncio.sleep(after_s)
+    await moment
     struck_at = time.time()
     for i, (target, number) in enumerate(faults):
         if (target, number) == REDIS_LOSES_ALL:

@@ -20,6 +20,9 @@ SECONDS = float(os.environ.get("SHOAL_SOAK_SECONDS", "0"))
 def test_random_kills_lose_no_request(faulty_stack: Stack, undisturbed: Undisturbed) -> None:
     load = Load(faulty_stack.base_urls, undisturbed.jobs, undisturbed.outcomes, may_repeat=True)
     soak = Soak(faulty_stack, load, int(os.environ.get("SHOAL_SOAK_SEED", "0")), SECONDS)
-    asyncio.run(soak.run())
-    print(soak.report())
+    try:
+        asyncio.run(soak.run())
+    finally:
+        print(soak.report())  # also when the system did not get whole again
+        print(*load.failures, sep="\n")
     assert load.failures == []

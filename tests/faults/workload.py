@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -52,8 +53,14 @@ class Outcome:
     token_times: list[float] = field(default_factory=list)  # of events with ids; seconds since it was sent
     reconnects: int = 0
     repeats: int = 0  # of a request that its gateway left unanswered
+    refused_connections: int = 0  # by gateways that were passed over
     stream_path: str = ""
     last_event_id: str = ""
+
+    @property
+    def is_in_midstream(self) -> bool:
+        """Has tokens, and not yet all."""
+        return bool(self.token_times) and self.completion_tokens < 0
 
     @property
     def first_token_s(self) -> float:
@@ -105,14 +112,23 @@ def jobs(model: str, count: int = 64, seed: int = 7, max_tokens: int = 64) -> li
     return made
 
 
-async def run_all(base_urls: list[str], todo: list[Job], *, timeout_s: float = 120.0) -> list[Outcome]:
+async def run_all(
+    base_urls: list[str],
+    todo: list[Job],
+    *,
+    timeout_s: float = 120.0,
+    outcomes: Sequence[Outcome] | None = None,
+) -> list[Outcome]:
     """Runs all jobs at once, spread over the gateways; what is not streamed is asked of odd ones only.
 
     A job never retries: one request, one answer. A stream whose connection breaks is taken up, at another gateway,
     after the last event that arrived. A gateway that takes no connection is passed over, as a load balancer does.
+    ``outcomes``, one for each job, can be watched while they fill.
     """
+    outcomes = outcomes or [Outcome() for _ in todo]
     async with new_client(timeout_s) as client:
-        return await asyncio.gather(*(run_job(client, base_urls, job) for job in todo))
+        pairs = zip(todo, outcomes, strict=True)
+        return await asyncio.gather(*(run_job(client, base_urls, job, outcome=o) for job, o in pairs))
 
 
 def new_client(timeout_s: float = 120.0) -> httpx.AsyncClient:
@@ -122,10 +138,15 @@ def new_client(timeout_s: float = 120.0) -> httpx.AsyncClient:
 
 
 async def run_job(
-    client: httpx.AsyncClient, base_urls: list[str], job: Job, *, may_repeat: bool = False
+    client: httpx.AsyncClient,
+    base_urls: list[str],
+    job: Job,
+    *,
+    may_repeat: bool = False,
+    outcome: Outcome | None = None,
 ) -> Outcome:
     """``may_repeat``: the client sends again what a gateway dropped before it answered with so much as a header."""
-    outcome, mine = Outcome(), job.index % len(base_urls)
+    outcome, mine = outcome or Outcome(), job.index % len(base_urls)
     rest = base_urls[mine + 1 :] + base_urls[:mine]
     began = asyncio.get_running_loop().time()
     for url in [base_urls[mine], *rest, *rest]:
@@ -137,6 +158,7 @@ async def run_job(
                 _take(_checked(response, response.content), outcome)
         except httpx.ConnectError as error:
             outcome.error = f"ConnectError: {error}"
+            outcome.refused_connections += 1
             continue
         except (httpx.HTTPError, ValueError, KeyError) as error:
             outcome.error = f"{type(error).__name__}: {error}"
