@@ -17,6 +17,10 @@ from services.common.bus import Message
 from services.common.messages import events
 from services.common.messages.codec import decode, encode
 
+# What a gateway notes of a stream that stands still in the middle (services/gateway/life/stalls.py). A gap between
+# events means nothing: a stream that goes on steadily has none between its first token and its end.
+STALLS = ("stalled", "goes on")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -77,20 +81,17 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("request_id")
     arguments.add_argument("--json", action="store_true")
     arguments.add_argument("--wait", type=float, default=0.5, metavar="S", help="seconds to wait for answers")
-    arguments.add_argument(
-        "--stall", type=float, default=1.0, metavar="S", help="gaps from here on are marked"
-    )
     flags = arguments.parse(argv)
     bus_env = fleet.bus_of(os.environ, flags.run)
     entries = timeline(asyncio.run(collect(bus_env, bare_id(flags.request_id), flags.wait)))
     if flags.json:
         print(json.dumps([{name: getattr(e, name) for name in Entry.__slots__} for e in entries], indent=1))
     else:
-        _show(entries, flags.request_id, flags.stall, Screen())
+        _show(entries, flags.request_id, Screen())
     return 0 if entries else 1
 
 
-def _show(entries: list[Entry], request_id: str, stall_s: float, screen: Screen) -> None:
+def _show(entries: list[Entry], request_id: str, screen: Screen) -> None:
     if not entries:
         screen.bad(f"no service remembers {request_id}; services keep their last few thousand requests")
         return
@@ -102,6 +103,6 @@ def _show(entries: list[Entry], request_id: str, stall_s: float, screen: Screen)
     for entry in entries:
         fields = " ".join(f"{name}={value}" for name, value in entry.fields.items())
         line = f"{entry.after_s * 1000:10.1f} ms  {entry.who.ljust(width)}  {entry.event}  {fields}".rstrip()
-        if entry.gap_s >= stall_s:
-            line = screen.paint(f"{line}   <- {entry.gap_s:.1f} s after the event before", "yellow")
+        if entry.event in STALLS:
+            line = screen.paint(f"{line}   <-", "yellow")
         screen.line(line)

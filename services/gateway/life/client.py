@@ -25,6 +25,7 @@ from services.gateway.life.handle import RequestLife
 from services.gateway.life.request import RequestState
 from services.gateway.life.rows import rows_of
 from services.gateway.life.spec import Action, Patience, Restored, SendCancel, SendReplay, Spec, Submit
+from services.gateway.life.stalls import StallWatch
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Counters:
 class Running(NamedTuple):
     state: RequestState
     life: RequestLife
+    stalls: StallWatch
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ class Client:
         ]
         life = RequestLife(states, now, self._end)
         for state, known in zip_longest(states, restored):
-            running = self._running[state.request_id] = Running(state, life)
+            running = self._running[state.request_id] = Running(state, life, StallWatch())
             self.recorder.record(state.request_id, "received", prompt_tokens=len(state.spec.prompt_ids))
             if known is not None:
                 state.restore(known)
@@ -309,9 +311,17 @@ class Client:
             self._on_gone(service, instance_id)
             self.on_fleet_change()
         for running in list(self._running.values()):
+            self._note_stalls(running, now)
             actions = running.state.tick(now, self.fleet)
             if actions or running.state.is_done:
                 self._perform(running, actions)
+
+    def _note_stalls(self, running: Running, now: float) -> None:
+        state = running.state
+        for found in running.stalls.look(state.streams, now):
+            waited = f"{found.waited_s:.2f}"
+            fields = {"choice": found.choice, "at": found.at, "waited_s": waited, "worker": state.worker_id}
+            self.recorder.record(state.request_id, found.event, **fields)
 
     @staticmethod
     def _now() -> float:
