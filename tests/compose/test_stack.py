@@ -108,9 +108,7 @@ def test_services_have_no_rights_and_nothing_to_write_to(up: Stack):
     for service in (*SERVICES, "redis"):
         (container,) = up.containers(service)
         assert up.engine.run("exec", container, "id", "-u") == "10001"
-        attempt = up.engine.run(
-            "exec", container, "sh", "-c", "touch /x 2>&1 || echo refused", check=False
-        )
+        attempt = up.engine.run("exec", container, "sh", "-c", "touch /x 2>&1 || echo refused", check=False)
         assert "Read-only file system" in attempt, attempt
 
 
