@@ -42,7 +42,7 @@ def body_of(num_tokens: int, **more: Any) -> dict[str, Any]:
 
 
 class Tenant:
-    """Sends requests under one key; ``ends`` are the times at which those that were served ended."""
+    """Sends requests under one key; ``ends`` and ``refused`` have the times at which they were answered."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, name: str) -> None:
         self._client, self._url = client, url + "/v1/completions"
@@ -52,13 +52,12 @@ class Tenant:
         self.errors: list[str] = []
 
     async def ask(self, num_tokens: int) -> None:
-        began = time.monotonic()
         response = await self._client.post(self._url, json=body_of(num_tokens), headers=self._headers)
         now = time.monotonic()
         if response.status_code == 200:
             self.ends.append(now)
         elif response.status_code == 429:
-            self.refused.append((now - began, response))
+            self.refused.append((now, response))
         else:
             self.errors.append(response.text)
 
@@ -81,6 +80,9 @@ async def test_a_full_line_refuses_with_retry_after_and_shares_what_it_has_fairl
     for _, response in many.refused:
         assert response.json()["error"]["code"] == "queue_full"
         assert 1 <= int(response.headers["Retry-After"]) <= 60
+    # At once, and not after a wait in the line: before most of what was taken had its turn.
+    last_refusal = max(at for at, _ in many.refused)
+    assert sum(end > last_refusal for end in many.ends) > len(many.ends) // 2
     # Those who came last, to a full line, were served before most of what waited there.
     assert (len(one.ends), len(heavy.ends)) == (1, 9)
     assert sum(end > max(one.ends + heavy.ends) for end in many.ends) > len(many.ends) // 2
