@@ -12,7 +12,6 @@ import os
 import random
 import warnings
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from services.common.bus.nats import NatsBus
 from services.common.messages.codec import encode
 from services.common.messages.control import Bounced, Holdings
 from services.common.messages.events import Heartbeat
@@ -30,10 +28,9 @@ from services.common.messages.frames import RowLogprobs, TextFrame
 from tests.e2e.metrics import scrape
 from tests.fakes.backend import FakeBackend
 from tests.fakes.gateway import MODEL, RunningGateway
-from tests.fakes.processes import running_service
+from tests.fakes.processes import ServiceProcess, running_service
 from tests.fakes.servers import NatsServer, free_port
 from tests.fakes.waiting import until
-from tests.simulation.log_keeper import LogKeeper
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -144,13 +141,8 @@ async def until_answers(url: str) -> None:
 @pytest.mark.timeout(max(240, NUM_CASES // 4))
 @pytest.mark.filterwarnings("ignore")
 async def test_no_request_that_the_description_allows_or_nearly_allows_breaks_the_gateway(
-    nats_server: NatsServer,
-    connect_bus: Callable[..., Awaitable[NatsBus]],
-    backend: FakeBackend,
-    model_dir: Path,
+    nats_server: NatsServer, kvstore: ServiceProcess, backend: FakeBackend, model_dir: Path
 ) -> None:
-    keeper = LogKeeper(await connect_bus("keeper"), backend.subjects)
-    await keeper.start()
     port = free_port()
     flags = ["--model_dir", str(model_dir), "--model_name", MODEL, "--port", str(port)]
     with running_service("gateway", [*flags, *nats_server.flags, "--log_level", "error"]) as gateway:
