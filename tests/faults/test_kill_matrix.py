@@ -22,7 +22,8 @@ from tests.faults.conftest import Undisturbed
 from tests.faults.strikes import KILL, PAUSE, REDIS_LOSES_ALL, TERM, Fault, strike, wait_until_whole
 from tests.faults.workload import Outcome, differences, run_all
 
-# The order spreads kills of the same service, which `up` starts again ever more slowly.
+# The order spreads kills of the same service, which `up` starts again ever more slowly. kvstore is told to stop in
+# test_rolling_restart.py; Redis alone is killed with a gateway, whose streams then need what it lost.
 FAULTS = [
     pytest.param([("worker-1", KILL)], id="worker-SIGKILL"),
     pytest.param([("gateway-1", KILL)], id="gateway-SIGKILL"),
@@ -30,7 +31,6 @@ FAULTS = [
     pytest.param([("worker-2", TERM)], id="worker-SIGTERM"),
     pytest.param([("detokenizer-1", KILL)], id="detokenizer-SIGKILL"),
     pytest.param([("gateway-2", TERM)], id="gateway-SIGTERM"),
-    pytest.param([("gateway-2", KILL)], id="gateway-2-SIGKILL"),
     pytest.param([("router-2", TERM)], id="router-SIGTERM"),
     pytest.param([("worker-1", PAUSE)], id="worker-SIGSTOP"),
     pytest.param([("gateway-2", PAUSE)], id="gateway-SIGSTOP"),
@@ -40,16 +40,14 @@ FAULTS = [
     pytest.param([("rank of worker-2", KILL)], id="rank-SIGKILL"),
     pytest.param([("rank of worker-1", PAUSE)], id="rank-SIGSTOP"),
     pytest.param([("kvstore-1", KILL)], id="kvstore-SIGKILL"),
-    pytest.param([("kvstore-1", TERM)], id="kvstore-SIGTERM"),
     pytest.param([("kvstore-1", PAUSE)], id="kvstore-SIGSTOP"),
-    pytest.param([("redis", KILL)], id="redis-SIGKILL"),
     pytest.param([("redis", PAUSE)], id="redis-SIGSTOP"),
     pytest.param([("nats", KILL)], id="nats-SIGKILL"),
     pytest.param([("nats", PAUSE)], id="nats-SIGSTOP"),
     pytest.param([("worker-1", KILL), ("router-1", KILL)], id="worker-and-router-SIGKILL"),
     pytest.param([("gateway-1", KILL), ("detokenizer-1", KILL)], id="gateway-and-detokenizer-SIGKILL"),
     pytest.param([("worker-2", KILL), ("detokenizer-2", KILL)], id="worker-and-detokenizer-SIGKILL"),
-    pytest.param([("gateway-1", KILL), ("worker-1", KILL)], id="gateway-and-worker-SIGKILL"),
+    pytest.param([("gateway-2", KILL), ("worker-1", KILL)], id="gateway-and-worker-SIGKILL"),
     pytest.param([("nats", KILL), ("worker-2", KILL)], id="nats-and-worker-SIGKILL"),
     pytest.param([("redis", KILL), ("gateway-1", KILL)], id="redis-and-gateway-SIGKILL"),
     pytest.param([REDIS_LOSES_ALL, ("gateway-1", KILL)], id="redis-FLUSHALL-and-gateway-SIGKILL"),

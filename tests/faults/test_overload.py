@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from services.common.model_files import DEMO_MODEL
@@ -193,10 +192,12 @@ def read_to_end(reader: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-async def test_slow_readers_hold_up_nobody_and_take_little_memory(small_stack: Stack) -> None:
-    """The answers to four readers that do not read are made and kept; others are served meanwhile."""
-    url, gateway = small_stack.base_urls[0], psutil.Process(small_stack.pid("gateway-1"))
-    before = gateway.memory_info().rss
+async def test_slow_readers_hold_up_nobody(small_stack: Stack) -> None:
+    """The answers to four readers that do not read are made and kept; others are served meanwhile.
+
+    What they take in memory: tests/integration/gateway/test_slow_readers.py.
+    """
+    url = small_stack.base_urls[0]
     body = body_of(160, n=4, stream=True, return_token_ids=True, stream_options={"include_usage": True})
     readers = [slow_reader(url, body) for _ in range(4)]
     async with new_client() as client:
@@ -204,9 +205,7 @@ async def test_slow_readers_hold_up_nobody_and_take_little_memory(small_stack: S
         await asyncio.gather(*(one.ask(8) for _ in range(12)))
     worker = next(row["address"] for row in small_stack.services().values() if row["service"] == "worker")
     await until(lambda: scrape(worker)["shoal_worker_running_sequences"] == 0, "their ends", 120)
-    grown = gateway.memory_info().rss - before
     assert (len(one.ends), one.errors) == (12, [])
-    assert grown < 32 * 2**20, f"the gateway grew by {grown / 2**20:.0f} MiB"
     for reader in readers:
         answer = await asyncio.to_thread(read_to_end, reader)
         assert b'"completion_tokens":640' in answer
