@@ -25,7 +25,7 @@ from tests.faults.workload import new_client
 
 pytestmark = pytest.mark.timeout(300)
 MAX_QUEUE, MAX_RUNNING = 300, 16
-KEYS = "key-many=many,key-one=one,key-heavy=heavy:3"
+KEYS = "key-many=many,key-one=one,key-heavy=heavy:3,key-holder=holder"
 TIMEOUT_S = 3.0
 
 
@@ -50,8 +50,9 @@ class Tenant:
         self.refused: list[tuple[float, httpx.Response]] = []
         self.errors: list[str] = []
 
-    async def ask(self, num_tokens: int) -> None:
-        response = await self._client.post(self._url, json=body_of(num_tokens), headers=self._headers)
+    async def ask(self, num_tokens: int, **more: Any) -> None:
+        body = body_of(num_tokens, **more)
+        response = await self._client.post(self._url, json=body, headers=self._headers)
         now = time.monotonic()
         if response.status_code == 200:
             self.ends.append(now)
@@ -64,14 +65,21 @@ class Tenant:
 async def test_a_full_line_refuses_with_retry_after_and_shares_what_it_has_fairly(small_stack: Stack) -> None:
     """A tenant sends far more than fits; then another sends one request, and a weighty one a few."""
     num_sent = MAX_QUEUE + MAX_RUNNING + 60
+    worker = next(row["address"] for row in small_stack.services().values() if row["service"] == "worker")
+    names = ("many", "one", "heavy", "holder")
     async with new_client() as client:
-        many, one, heavy = (Tenant(client, small_stack.base_urls[0], n) for n in ("many", "one", "heavy"))
+        many, one, heavy, holder = (Tenant(client, small_stack.base_urls[0], name) for name in names)
+        holding = [asyncio.create_task(holder.ask(1800)) for _ in range(MAX_RUNNING)]
+        await until(lambda: scrape(worker)["shoal_worker_running_sequences"] == MAX_RUNNING, "a full batch")
         flood = [asyncio.create_task(many.ask(2)) for _ in range(num_sent)]
         await until(lambda: many.refused, "a refusal", 60)
+        for task in holding:
+            task.cancel()
         num_served_before = len(many.ends)
         await asyncio.gather(one.ask(2), *(heavy.ask(2) for _ in range(9)))
         num_served_after = len(many.ends)
         await asyncio.gather(*flood)
+        await asyncio.gather(*holding, return_exceptions=True)
     print(f"{len(many.refused)} refused; {num_served_after - num_served_before} of many's served meanwhile")
     assert (many.errors, one.errors, heavy.errors) == ([], [], [])
     assert len(many.refused) + len(many.ends) == num_sent
@@ -85,6 +93,20 @@ async def test_a_full_line_refuses_with_retry_after_and_shares_what_it_has_fairl
     # Those who came last, to a full line, were served before most of what waited there.
     assert (len(one.ends), len(heavy.ends)) == (1, 9)
     assert sum(end > max(one.ends + heavy.ends) for end in many.ends) > len(many.ends) // 2
+
+
+async def test_what_is_more_urgent_overtakes_the_line(small_stack: Stack) -> None:
+    """Of one tenant's requests, those of a lower priority value go first, though they came last."""
+    router = next(row["address"] for row in small_stack.services().values() if row["service"] == "router")
+    num_waiting = MAX_RUNNING
+    async with new_client() as client:
+        patient, urgent = (Tenant(client, small_stack.base_urls[0], "many") for _ in range(2))
+        waiting = [asyncio.create_task(patient.ask(16, priority=5)) for _ in range(5 * MAX_RUNNING)]
+        await until(lambda: scrape(router)["shoal_router_line_requests"] > num_waiting, "a line", 60)
+        await asyncio.gather(*(urgent.ask(2, priority=-5) for _ in range(4)))
+        await asyncio.gather(*waiting)
+    assert (patient.errors, urgent.errors) == ([], [])
+    assert sum(end > max(urgent.ends) for end in patient.ends) > num_waiting // 2
 
 
 async def hold_the_worker(client: httpx.AsyncClient, url: str) -> list[asyncio.Task[httpx.Response]]:
