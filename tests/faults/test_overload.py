@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -188,47 +187,3 @@ async def check_deadline(small_stack: Stack, url: str, **fields: Any) -> None:
         await asyncio.gather(*holding, return_exceptions=True)
     await until(lambda: figure("router", "shoal_router_line_requests") == 0, "the line to be empty", 20)
     await until(lambda: figure("worker", "shoal_worker_used_blocks") == 0, "the blocks to be free", 20)
-
-
-def slow_reader(url: str, body: dict[str, Any]) -> socket.socket:
-    """Has asked for a stream, and reads nothing of it. Its socket takes little."""
-    host, port = url.removeprefix("http://").split(":")
-    data = json.dumps(body).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer key-many\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
-    )
-    reader = socket.socket()
-    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-    reader.connect((host, int(port)))
-    reader.sendall(head.encode() + data)
-    return reader
-
-
-def read_to_end(reader: socket.socket) -> bytes:
-    with reader:
-        reader.settimeout(60)
-        parts = []
-        while part := reader.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
-
-
-async def test_slow_readers_hold_up_nobody(small_stack: Stack) -> None:
-    """The answers to four readers that do not read are made and kept; others are served meanwhile.
-
-    What they take in memory: tests/integration/gateway/test_slow_readers.py.
-    """
-    url = small_stack.base_urls[0]
-    body = body_of(160, n=4, stream=True, return_token_ids=True, stream_options={"include_usage": True})
-    readers = [slow_reader(url, body) for _ in range(4)]
-    async with new_client() as client:
-        one = Tenant(client, url, "one")
-        await asyncio.gather(*(one.ask(8) for _ in range(12)))
-    worker = next(row["address"] for row in small_stack.services().values() if row["service"] == "worker")
-    await until(lambda: scrape(worker)["shoal_worker_running_sequences"] == 0, "their ends", 120)
-    assert (len(one.ends), one.errors) == (12, [])
-    for reader in readers:
-        answer = await asyncio.to_thread(read_to_end, reader)
-        assert b'"completion_tokens":640' in answer
-        assert b"data: [DONE]" in answer
