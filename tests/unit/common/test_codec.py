@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 import random
+import tracemalloc
 import types
 import typing
 from typing import Annotated, get_args, get_origin
@@ -121,6 +122,37 @@ json_like = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+CLAIMS = [
+    kind + b"\xff\xff\xff\xff" * repeats  # four billion bytes, items or entries, one inside the other
+    for kind in (b"\xc6", b"\xc9", b"\xdb", b"\xdd", b"\xdf")
+    for repeats in (1, 50)
+] + [b"\x91" * 100_000, b"\x81\xa1x" * 50_000, b"\xdd\xff\xff\xff\xff" * 50]
+
+
+@pytest.mark.parametrize("cls", MESSAGES, ids=lambda cls: cls.__name__)
+def test_refused_bytes_take_no_memory_and_leave_none(cls):
+    """However much they claim to hold, and however often they come."""
+    rng = random.Random(1)
+    bad = [*CLAIMS, *(rng.randbytes(rng.randrange(300)) for _ in range(100))]
+
+    def refuse_all():
+        for data in bad:
+            with contextlib.suppress(DecodeError):
+                decode(cls, data)
+
+    refuse_all()  # what is cached once
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(5):
+            refuse_all()
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < 16 * 2**20
+    assert after - before < 64 * 2**10
 
 
 @many
