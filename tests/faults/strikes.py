@@ -33,6 +33,15 @@ def pid_of(stack: Stack, target: str) -> int:
     return stack.pid(target)
 
 
+async def running_pid(stack: Stack, target: str) -> int:
+    """The process, as soon as there is one: an earlier strike may only now be felt, or be seen by `up`."""
+    async with asyncio.timeout(RECOVERY_S):
+        while True:
+            with suppress(AssertionError, ValueError, psutil.Error):
+                return await asyncio.to_thread(pid_of, stack, target)
+            await asyncio.sleep(0.05)
+
+
 def flush_redis(stack: Stack) -> None:
     """As an operator may, by mistake, with the address and the password that `up` made."""
     (config,) = stack.state_root.glob("run-*/redis.conf")
@@ -46,20 +55,19 @@ async def strike(stack: Stack, faults: Sequence[Fault], moment: Awaitable[None])
 
     Returns when it struck, by the wall clock.
     """
-    pids = [await asyncio.to_thread(pid_of, stack, target) for target, _ in faults]
+    pids = [await running_pid(stack, target) for target, _ in faults]
     await moment
     struck_at = time.time()
     for i, (target, number) in enumerate(faults):
         if (target, number) == REDIS_LOSES_ALL:
             await asyncio.to_thread(flush_redis, stack)
             continue
-        try:
-            os.kill(pids[i], number)
-        except ProcessLookupError:
-            # It was still ending because of an earlier strike; its successor is struck.
-            await until(partial(stack.runs, target.removeprefix("rank of ")), target, RECOVERY_S)
-            pids[i] = await asyncio.to_thread(pid_of, stack, target)
-            os.kill(pids[i], number)
+        while True:
+            try:
+                os.kill(pids[i], number)
+                break
+            except ProcessLookupError:  # it has ended of an earlier strike; its successor is struck
+                pids[i] = await running_pid(stack, target)
     paused = [pid for pid, (_, number) in zip(pids, faults, strict=True) if number == PAUSE]
     if paused:
         await asyncio.sleep(PAUSE_S)
