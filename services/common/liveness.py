@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 # Own beats may be this many intervals late before silence says nothing about others any more.
 TRUSTED_INTERVALS = 2.2
+# A gateway that has been silent for so many leases is gone for good: routers and workers free its requests.
+GATEWAY_LEASES = 3
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from services.common.bus import Bus, Message, Subscription
 from services.common.errors import DecodeError
 from services.common.lifecycle import Timing
+from services.common.liveness import GATEWAY_LEASES
 from services.common.messages.codec import decode, encode
 from services.common.messages.control import Cancel, Replay
 from services.common.messages.events import STOPPED, Heartbeat, WorkerLoad
@@ -25,13 +26,13 @@ from services.detokenizer.streams import Actions, Note, StreamTable
 
 log = logging.getLogger(__name__)
 
-# A gateway that has been silent for so many leases is gone for good, with its streams.
-GATEWAY_LEASES = 3
+# Workers give a dead gateway up a lease earlier: their rows would begin its streams anew.
+SILENT_LEASES = GATEWAY_LEASES + 1
 
 
 @dataclass(slots=True)
 class _Gateway:
-    epoch: int
+    epoch: int  # 0: named by a stream, and not heard yet
     seen_at: float
 
 
@@ -166,23 +167,25 @@ class DetokenizerApp:
         if known is not None and known.epoch > beat.epoch:
             return  # from before its restart, late
         now = asyncio.get_running_loop().time()
-        if beat.state == STOPPED or (known is not None and known.epoch < beat.epoch):
+        if beat.state == STOPPED or (known is not None and 0 < known.epoch < beat.epoch):
             self._streams.forget(now, [beat.instance_id])
         self._gateways[beat.instance_id] = _Gateway(beat.epoch, now)
 
     async def tick(self) -> None:
-        """Forgets streams: ended and silent ones, and those of dead gateways."""
+        """Forgets streams: ended ones, and those of dead gateways; asks the live ones whether they want the silent."""
         now = asyncio.get_running_loop().time()
         for gateway_id in self._streams.gateways() - self._gateways.keys():
             self._gateways[gateway_id] = _Gateway(0, now)  # its first heartbeat is still to come
         if not self._bus.is_connected:
             for gateway in self._gateways.values():
                 gateway.seen_at = now  # nobody can be heard: nobody's lease runs
-        silence = GATEWAY_LEASES * self._timing.lease_s
+        silence = SILENT_LEASES * self._timing.lease_s
         dead = [name for name, gateway in self._gateways.items() if now - gateway.seen_at > silence]
         for name in dead:
             del self._gateways[name]
         self._streams.forget(now, dead)
+        for gateway_id, held in self._streams.silent(now, self._timing.heartbeat_s).items():
+            await self._bus.publish(self._subjects.gateway_holdings(gateway_id), encode(held))
         self._metrics.streams.set(self._streams.num_live())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from services.common.messages.control import Cancel
+from services.common.messages.control import Cancel, Holdings
 from services.common.messages.frames import RUNNING, STOP, StreamInfo, TextFrame, TokenFrame
 from services.detokenizer.config import StreamLimits
 from services.detokenizer.decoding import Decoding
@@ -82,6 +82,22 @@ class StreamTable:
             stream = self._streams.get(name)
             if stream is not None and stream.attempt <= attempt and not stream.ended:
                 stream.ended, stream.row_at = True, now
+
+    def silent(self, now: float, for_s: float) -> dict[str, Holdings]:
+        """By gateway: unfinished streams without a row for ``for_s`` seconds.
+
+        A row may come after its stream's Cancel, and begin what nobody will end.
+        """
+        by_gateway: dict[str, Holdings] = {}
+        for name, stream in self._streams.items():
+            if stream.ended or now - stream.row_at < for_s:
+                continue
+            held = by_gateway.setdefault(stream.gateway_id, Holdings("detokenizer", self._id))
+            held.streams.append(name)
+            held.stream_attempts.append(stream.attempt)
+            held.next_index.append(stream.text.num_ids)
+            held.finished.append(0)
+        return by_gateway
 
     def forget(self, now: float, dead_gateways: Iterable[str] = ()) -> None:
         """Drops finished streams after a while, silent ones, and those whose gateway is gone."""

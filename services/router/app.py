@@ -10,7 +10,7 @@ from services.common.bootstrap import Context
 from services.common.bus import BusError, Message, Subscription
 from services.common.errors import DecodeError
 from services.common.kv_feed import KvFeeds
-from services.common.liveness import Liveness
+from services.common.liveness import GATEWAY_LEASES, Liveness
 from services.common.messages.codec import decode, encode
 from services.common.messages.control import Cancel, Holdings
 from services.common.messages.events import Heartbeat, KvEvents, KvSnapshotRequest, KvSnapshots, WorkerLoad
@@ -27,7 +27,6 @@ from services.router.request import QueuedRequest, queued_request
 
 log = logging.getLogger(__name__)
 
-GATEWAY_LEASES = 3  # a gateway silent for so many leases is gone, with its requests
 # A worker silent for so many intervals gets no work until it is heard. Seen at the next tick, so before any gateway
 # takes the worker for dead and submits its requests again: the router must not offer it those.
 OVERDUE_INTERVALS = 2.1

@@ -121,7 +121,7 @@ async def test_2000_cancelled_requests_leave_nothing_behind(narrow_stack: Stack)
             *of("detokenizer", "shoal_detokenizer_streams"),
         ]
 
-    await until(lambda: held() == [0.0] * 12, "everything to be given back", 20)
+    await until(lambda: held() == [0.0] * 12, "everything to be given back")
 
     def all_is_free() -> bool:
         rows = [row for row in narrow_stack.services().values() if row["service"] == "worker"]

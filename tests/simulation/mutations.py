@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from services.detokenizer.streams import StreamTable
 from services.gateway.life.client import Client
 from services.gateway.life.request import RequestState
 from services.gateway.life.stream import Row
@@ -66,10 +67,16 @@ def _fence_at_the_gateway() -> None:
     RequestState.on_row = take  # type: ignore[method-assign]
 
 
+def _silence_at_the_detokenizer() -> None:
+    """It keeps to itself which streams stand still."""
+    StreamTable.silent = lambda self, now, for_s: {}  # type: ignore[method-assign]
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     "cancel-at-the-worker": _cancel_at_the_worker,
     "cancel-by-holdings": _cancel_by_holdings,
     "dead-gateways-at-the-worker": _dead_gateways_at_the_worker,
     "dead-gateways-at-the-router": _dead_gateways_at_the_router,
     "fence-at-the-gateway": _fence_at_the_gateway,
+    "silence-at-the-detokenizer": _silence_at_the_detokenizer,
 }

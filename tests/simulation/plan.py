@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from services.common.lifecycle import Timing
+from services.common.liveness import GATEWAY_LEASES
 from tests.simulation.language import STOP_STRINGS, VOCAB_SIZE
 
 SERVICES = ("gateway", "router", "worker", "detokenizer")
@@ -17,7 +18,9 @@ MAX_STALL_S = 2.5
 # 0.25 + 0.5 + 1 + 2 s after the first loss (Patience, services/gateway/life/spec.py).
 MAX_LOSSY_STALL_S = 4.5
 HEARTBEAT_S = Timing().heartbeat_s
-GATEWAY_DEAD_S = 3 * Timing().lease_s  # docs/architecture.md, "Liveness": then its requests are given up
+GATEWAY_DEAD_S = (
+    GATEWAY_LEASES * Timing().lease_s
+)  # docs/architecture.md, "Liveness": then its requests are given up
 # After the last client has ended, everything that was held is free within this time: services look at what they hold,
 # and tell of it, once a heartbeat.
 RELEASE_S = GATEWAY_DEAD_S + 2 * HEARTBEAT_S + 0.15

@@ -88,6 +88,7 @@ SEEN_BY = {
     "dead-gateways-at-the-worker": "worker-0 runs",
     "dead-gateways-at-the-router": "router-0 has",
     "fence-at-the-gateway": "rows of a superseded attempt",
+    "silence-at-the-detokenizer": "detokenizer-0 has",
 }
 
 

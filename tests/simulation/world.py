@@ -74,7 +74,7 @@ class World:
         self.keeper = LogKeeper(loop, self.broker, plan.seed)
         self.engines: dict[str, VirtualEngine] = {}
         self.gateways: dict[str, GatewayApp] = {}
-        self.apps: dict[str, App] = {}  # workers and routers
+        self.apps: dict[str, App] = {}  # workers, routers and detokenizers
         self.calls: list[Call] = []
         self._calling: dict[str, asyncio.Task[None]] = {}
         self._step_s = self.rng.choice(plan.steps_s)
@@ -128,7 +128,7 @@ class World:
         return app
 
     async def _build_detokenizer(self, context: Context) -> App:
-        return DetokenizerApp(
+        app = self.apps[context.identity.instance_id] = DetokenizerApp(
             context.identity.instance_id,
             context.bus,
             context.subjects,
@@ -137,6 +137,7 @@ class World:
             context.metrics,
             context.recorder,
         )
+        return app
 
     # -- what happens ----------------------------------------------------------------------------------------
 
@@ -273,6 +274,11 @@ class World:
             f"{node.name} has requests"
             for node in self._up("gateway")
             if (gateway := self.gateways.get(node.name)) is not None and gateway.client.num_requests
+        ]
+        found += [
+            f"{node.name} has {count:.0f} streams"
+            for node in self._up("detokenizer")
+            if (app := self.apps.get(node.name)) is not None and (count := app.heartbeat()[1]["streams"])
         ]
         return found
 

@@ -11,15 +11,18 @@ from services.common.messages.codec import Ids, message
 class Holdings:
     """Every heartbeat, each router and worker tells each gateway which of its requests it holds.
 
+    A detokenizer tells only of streams that have been silent for a heartbeat: those whose request was cancelled before
+    their first row came, which nobody will ever end.
+
     This is what makes loss harmless. A gateway submits again what nobody has reported for a lease; asks for a
     replay of a stream whose ``next_index`` is beyond what arrived; cancels what it no longer wants.
     """
 
-    service: str  # "router" or "worker"
+    service: str  # "router", "worker" or "detokenizer"
     holder_id: str
     request_ids: list[str] = field(default_factory=list)
     attempts: Ids = field(default_factory=list)  # of each request
-    streams: list[str] = field(default_factory=list)  # a worker's; running, and finished ones for a while
+    streams: list[str] = field(default_factory=list)  # running; a worker's finished ones too, for a while
     stream_attempts: Ids = field(default_factory=list)
     next_index: Ids = field(default_factory=list)  # ids made so far: 0 .. next_index-1
     finished: Ids = field(default_factory=list)  # 1: the stream has ended

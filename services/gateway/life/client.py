@@ -249,12 +249,19 @@ class Client:
                 unwanted.stream_attempts.append(attempt)
         if unwanted.request_ids or unwanted.streams:
             self.counters.cancels += 1
-            is_worker = held.service == "worker"
-            subject = self.subjects.worker_cancel(held.holder_id) if is_worker else self.subjects.cancel()
-            await self.bus.publish(subject, encode(unwanted))
+            await self.bus.publish(self._cancel_subject(held), encode(unwanted))
+
+    def _cancel_subject(self, held: Holdings) -> str:
+        match held.service:
+            case "worker":
+                return self.subjects.worker_cancel(held.holder_id)
+            case "detokenizer":
+                return self.subjects.detokenizer_cancel(held.holder_id)
+            case _:
+                return self.subjects.cancel()
 
     def _wants(self, name: str, attempt: int, next_index: int, finished: bool) -> bool:
-        """Whether a stream that a worker reports is still of use; takes note of how far it is."""
+        """Whether a stream that is reported is still of use; takes note of how far it is."""
         request_id, _, choice = name.rpartition(":")
         running = self._running.get(request_id)
         if running is None or not choice.isdecimal() or int(choice) >= len(running.state.streams):

@@ -260,7 +260,7 @@ class RequestState:
         self._on_held(service, holder_id, now)
 
     def on_stream_report(self, choice: int, attempt: int, next_index: int, finished: bool) -> bool:
-        """A worker's account of one stream. False when the worker should drop it: the choice has its end."""
+        """A holder's account of one stream. False when it should drop it: the choice has its end."""
         if attempt != self.attempt or self.is_done:
             return attempt > self.attempt
         stream = self.streams[choice]

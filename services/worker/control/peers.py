@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-DEAD_AFTER_LEASES = 3
+from services.common.liveness import GATEWAY_LEASES
 
 
 class GatewayWatch:
@@ -30,7 +30,7 @@ class GatewayWatch:
         if self._self_seen_at is None or now - self._self_seen_at > self._lease_s:
             self._grant(now)
             return []
-        limit = now - DEAD_AFTER_LEASES * self._lease_s
+        limit = now - GATEWAY_LEASES * self._lease_s
         found = [gateway for gateway in holders if self._seen_at.setdefault(gateway, now) < limit]
         for gateway in [g for g, at in self._seen_at.items() if at < limit]:
             del self._seen_at[gateway]

@@ -16,7 +16,7 @@ from services.common.bus import Message
 from services.common.bus.nats import NatsBus
 from services.common.lifecycle import Identity, ServiceRuntime, Timing
 from services.common.messages.codec import decode, encode
-from services.common.messages.control import Cancel, Replay
+from services.common.messages.control import Cancel, Holdings, Replay
 from services.common.messages.events import READY, STOPPED, Heartbeat
 from services.common.messages.frames import LENGTH, RUNNING, StreamInfo, TextFrame, TokenFrame
 from services.common.messages.request import StreamParams
@@ -173,6 +173,26 @@ async def test_bytes_that_are_no_frame_are_counted_and_harmless(world: World) ->
 async def test_streams_of_a_gateway_that_fell_silent_are_forgotten(world: World) -> None:
     await world.send(frame([70], info=about()))
     await until(lambda: world.texts)
+    await until(lambda: world.app.heartbeat()[1]["streams"] == 0)
+
+
+async def test_a_silent_stream_is_told_of_until_it_is_cancelled(world: World) -> None:
+    """The gateway's Cancel may overtake its first row; the worker frees its own part then, and says no more."""
+    told: list[Holdings] = []
+
+    async def on_holdings(message: Message) -> None:
+        told.append(decode(Holdings, message.data))
+
+    await world.bus.subscribe(SUBJECTS.gateway_holdings("g1"), on_holdings)
+    await world.send(frame([70, 71], info=about()))
+    beat = Heartbeat("gateway", "g1", 1, READY, TIMING.heartbeat_s)
+    for _ in range(2):
+        await until(lambda: told)
+        assert told.pop() == Holdings("detokenizer", "d1", [], [], ["r:0"], [1], [2], [0])
+        await world.bus.publish(SUBJECTS.heartbeat("gateway", "g1"), encode(beat))
+    assert world.app.heartbeat()[1]["streams"] == 1
+    cancel = Cancel(streams=["r:0"], stream_attempts=[1])
+    await world.bus.publish(SUBJECTS.detokenizer_cancel("d1"), encode(cancel))
     await until(lambda: world.app.heartbeat()[1]["streams"] == 0)
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import DecodeError
-from services.common.messages.control import Cancel
+from services.common.messages.control import Cancel, Holdings
 from services.common.messages.frames import (
     ERROR,
     LENGTH,
@@ -229,6 +229,19 @@ def test_a_cancelled_stream_has_ended_for_its_attempt_and_later_ones_live(table:
     table.apply(frame([72], first=2, attempt=2, about=info(prior=[70, 71])), 0.3)
     table.cancel(Cancel(streams=["r:0"], stream_attempts=[1]), 0.4)
     assert only(table.apply(frame([73], first=3, attempt=2), 0.5)).ids == [73]
+
+
+def test_only_unfinished_streams_without_rows_are_silent(table: StreamTable) -> None:
+    table.apply(frame([70], about=info(), stream="ended:0", finish=LENGTH), 0.0)
+    table.apply(frame([70, 71], about=info(), stream="still:0"), 0.0)
+    table.apply(frame([70], about=info(), stream="speaks:0"), 0.0)
+    table.apply(frame([70], attempt=2, about=info(gateway="other"), stream="still:1"), 0.0)
+    table.apply(frame([71], first=1, stream="speaks:0"), 0.3)
+    assert table.silent(0.3, 0.4) == {}
+    assert table.silent(0.4, 0.4) == {
+        GATEWAY: Holdings("detokenizer", "d1", [], [], ["still:0"], [1], [2], [0]),
+        "other": Holdings("detokenizer", "d1", [], [], ["still:1"], [2], [1], [0]),
+    }
 
 
 def test_streams_are_forgotten(decoding: Decoding) -> None:
