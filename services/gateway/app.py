@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 from services.common.bootstrap import Context
+from services.common.errors import Unavailable
 from services.common.messages.events import WorkerLoad
 from services.common.model_files import model_name, model_path
 from services.gateway.auth import KeyLimits, Keys
@@ -102,6 +103,9 @@ class GatewayApp:
     async def stop(self) -> None:
         self.canary.stop()
         if self._server:
+            self.gateway.client.give_up(
+                Unavailable("this gateway stops, and the answer has not ended within its --drain_timeout")
+            )
             await self._server.stop()
         await self.gateway.logs.close()
         await self.gateway.client.stop()

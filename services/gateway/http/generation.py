@@ -88,6 +88,7 @@ class GenerationResponse(Response):
         error: ShoalError | None = None
         left = True
         async with self._submit() as life:
+            life.is_kept = self._journal is not None
             watcher = asyncio.create_task(_cancel_when_gone(receive, life))
             try:
                 left = not await (self._write_stream if self._stream else self._write_whole)(

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from services.common.bus import Bus, BusError, Message, Subscription
-from services.common.errors import DecodeError, from_code
+from services.common.errors import DecodeError, ShoalError, from_code
 from services.common.lifecycle import Timing
 from services.common.messages.codec import decode, encode
 from services.common.messages.control import Bounced, Cancel, Holdings, Replay
@@ -131,6 +131,13 @@ class Client:
         if running is not None:
             running.life.cancel()
             self._end(running.life)
+
+    def give_up(self, error: ShoalError) -> None:
+        """Ends what still runs with an error, for this gateway's own end. Kept streams just break off: their clients
+        take that for a sign to come back to another."""
+        for running in list(self._running.values()):
+            if not running.life.is_kept:
+                self._perform(running, running.state.fail(error))
 
     def _end(self, life: RequestLife) -> None:
         """The reader left: cancels whatever still runs."""

@@ -22,6 +22,7 @@ class RequestLife:
     ) -> None:
         self.states = states
         self.started_at = started_at
+        self.is_kept = False  # its client can take it up at another gateway
         self.is_scored = any(state.scores is not None for state in states)
         self._end = end
         self._wake: asyncio.Future[None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
@@ -30,15 +31,25 @@ async def test_a_request_longer_than_the_drain_timeout_does_not_hold_the_exit_up
             await until(lambda: get(f"{base_url}/ready")[0] == 200, "the gateway to be ready", 30)
             backend.submitted.clear()
             backend.token_s = 1000
-            body = {"model": MODEL, "prompt": "Once", "stream": True}
-            asking = asyncio.create_task(http.post("/v1/completions", json=body))
-            await until(backend.client_requests)
+            body = {"model": MODEL, "prompt": "Once"}
+            asking = [
+                asyncio.create_task(http.post("/v1/completions", json=body | {"stream": stream}))
+                for stream in (False, True)
+            ]
+            await until(lambda: len(backend.client_requests()) == 2)
             loop = asyncio.get_running_loop()
             told_at = loop.time()
             process.popen.send_signal(signal.SIGTERM)
             await until(lambda: process.popen.poll() is not None, "the exit", 30)
             took_s = loop.time() - told_at
-            await asyncio.gather(asking, return_exceptions=True)
+            whole, streamed = await asyncio.gather(*asking)
         assert process.popen.returncode == 0
         assert took_s < DRAIN_TIMEOUT_S + 2, "what the interpreter itself takes to end is beyond the promise"
+        error = whole.json()["error"]
+        assert (whole.status_code, error["code"]) == (503, "service_unavailable")
+        assert "--drain_timeout" in error["message"]
+        assert [json.loads(line[6:]) for line in streamed.text.splitlines() if "error" in line] == [
+            {"error": error}
+        ]
+        assert streamed.text.endswith("data: [DONE]\n\n")
         assert b"drain timed out" in (process.popen.stderr.read() if process.popen.stderr else b"")

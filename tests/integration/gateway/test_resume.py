@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from services.common.errors import Unavailable
 from services.common.messages.frames import ERROR
 from tests.fakes.backend import FakeBackend, Script, words
 from tests.fakes.gateway import MODEL, RunningGateway, running_gateway
@@ -98,6 +99,22 @@ async def test_a_stream_that_failed_fails_in_the_same_way_again(
     body = {"model": MODEL, "prompt": "Once", "max_tokens": 100}
     _, rest = await broken_and_resumed(gateways, "/v1/completions", body, after=1)
     assert rest[-2].data["error"]["message"] == "out of luck"
+
+
+async def test_a_gateway_that_stops_gives_up_all_but_kept_streams(gateways: list[RunningGateway]) -> None:
+    """A client that can come back is better off with a connection that breaks than with an error."""
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 100, "stream": True}
+    ended = {}
+    for retention in (0, 30):
+        asked = body | {"stream_retention": retention}
+        async with (
+            gateways[0].http(**KEY) as http,
+            http.stream("POST", "/v1/completions", json=asked) as answer,
+        ):
+            gateways[0].app.gateway.client.give_up(Unavailable("this gateway stops"))
+            ended[retention] = await read(answer)
+    assert ended[0][-2].data["error"]["message"] == "this gateway stops"
+    assert texts(ended[30]) == LONG
 
 
 async def test_a_stream_that_is_taken_up_keeps_its_deadline(
