@@ -17,6 +17,7 @@ from services.worker.errors import WeightsError
 # In order of preference: (index of several files, single file).
 SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
 PYTORCH_BIN = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+_TURNED_ROWS = 64
 
 
 class _File(Protocol):
@@ -87,7 +88,7 @@ class Checkpoint:
             raise WeightsError(
                 f"{self._model_dir}: tensor {name!r} has shape {found}, but config.json asks for {list(shape)}"
             )
-        out.copy_(file.slice(name, dim, start, start + out.shape[dim]))
+        _copy(out, file.slice(name, dim, start, start + out.shape[dim]))
         self._unread.discard(name)
 
     def finish(self, ignored: Sequence[str]) -> None:
@@ -108,6 +109,15 @@ class Checkpoint:
                 if lacking:
                     raise WeightsError(f"{path}: names tensor {lacking[0]!r}, which none of its files holds")
                 return
+
+
+def _copy(out: Tensor, values: Tensor) -> None:
+    """A matrix that lies transposed takes blocks of rows: copied whole, each cache line of it is fetched for one value."""
+    if out.dim() == 2 and out.stride(0) == 1 and out.stride(1) > 1:
+        for some_out, some in zip(out.split(_TURNED_ROWS), values.split(_TURNED_ROWS), strict=True):
+            some_out.copy_(some)
+    else:
+        out.copy_(values)
 
 
 def _checkpoint_files(model_dir: Path) -> list[Path]:

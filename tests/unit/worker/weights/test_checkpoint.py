@@ -133,14 +133,17 @@ def edit(model_dir: Path, change) -> None:
     save_file(tensors, path)
 
 
-@pytest.mark.parametrize("dim", [0, 1])
-def test_a_slice_is_what_the_whole_tensor_has_there(model_dir, dim):
+@pytest.mark.parametrize("is_turned", [False, True], ids=["as it lies", "turned"])
+@pytest.mark.parametrize(("dim", "size"), [(0, 100), (1, 40)])
+def test_a_slice_is_what_the_whole_tensor_has_there(model_dir, dim, size, is_turned):
     name, shape = "model.layers.0.mlp.gate_proj.weight", (128, 64)
     for source in (Checkpoint(model_dir), DummyWeights(seed=3)):
-        whole, part = torch.empty(shape), torch.empty(40 if dim == 0 else 128, 64 if dim == 0 else 40)
+        whole = torch.empty(shape)
+        wanted = whole.narrow(dim, 16, size)
+        part = torch.empty(wanted.t().shape).t() if is_turned else torch.empty(wanted.shape)
         source.read(name, shape, whole)
         source.read(name, shape, part, dim, 16)
-        assert torch.equal(part, whole.narrow(dim, 16, 40))
+        assert torch.equal(part, wanted)
 
 
 def test_dummy_weights_need_no_files_and_depend_on_the_seed(model_dir):
