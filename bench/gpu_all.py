@@ -143,7 +143,10 @@ def run(words: str, limit_s: float, file: Path, log: Path) -> dict[str, Any]:
     if code:
         found["tail"] = log.read_bytes()[said_from:].decode(errors="replace")[-TAIL:]
     if file.exists():  # of a part that was cut, what it had
-        found["result"] = json.loads(file.read_text())
+        try:
+            found["result"] = json.loads(file.read_text())
+        except ValueError as error:  # cut while it wrote: the parts after it are still to be run
+            found["unreadable"] = str(error)
     return found
 
 

@@ -95,7 +95,8 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main() -> int:
     arguments = parse(sys.argv[1:])
     torch.backends.cuda.matmul.allow_tf32 = False
-    rows = []
+    rows: list[dict[str, Any]] = []
+    report = conditions("python -m bench.gpu_logits") | {"bounds": BOUNDS, "rows": rows}
     with tempfile.TemporaryDirectory() as folder:
         for family in arguments.families:
             for dtype in BOUNDS:
@@ -107,8 +108,8 @@ def main() -> int:
                     f"ours {row['ours_same_argmax']}, transformers {row['transformers_same_argmax']} of {row['tokens']}",
                     flush=True,
                 )
-    if arguments.json:
-        write(arguments.json, conditions("python -m bench.gpu_logits") | {"bounds": BOUNDS, "rows": rows})
+                if arguments.json:
+                    write(arguments.json, report)
     return int(not all(row["ok"] for row in rows))
 
 

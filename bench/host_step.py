@@ -258,13 +258,13 @@ def main() -> None:
         f"{name}, Python {platform.python_version()}, torch {torch.__version__}; us, quantile {arguments.quantile}"
     )
     print("batch  " + "".join(f"{part:>10}" for part in PARTS))
+    head = conditions("python -m bench.host_step") | {"device": name, "quantile": arguments.quantile}
     found = {}
     for rows in arguments.batches:
         found[rows] = measure(rows, arguments.steps, device, arguments.quantile)
         print(f"{rows:5}  " + "".join(f"{found[rows][part]:10.1f}" for part in PARTS), flush=True)
-    if arguments.json:
-        head = conditions("python -m bench.host_step") | {"device": name, "quantile": arguments.quantile}
-        write(arguments.json, head | {"us": found})
+        if arguments.json:
+            write(arguments.json, head | {"us": found})
 
 
 if __name__ == "__main__":

@@ -247,8 +247,8 @@ def main() -> None:
         for row in rows(arguments, Path(name), files):
             report["rows"].append(row)
             print(row, flush=True)
-    if arguments.json:
-        write(arguments.json, report)
+            if arguments.json:
+                write(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -83,3 +83,11 @@ def test_a_part_that_takes_too_long_is_stopped_and_keeps_what_it_wrote(script, t
     found = run(words, 3, tmp_path / "r.json", tmp_path / "log")
     assert found["rc"] == "stopped after 3 s"
     assert found["result"] == [1]
+
+
+def test_a_part_that_is_stopped_while_it_writes_does_not_end_the_others(script, tmp_path):
+    words = script("pathlib.Path(sys.argv[1]).write_text('[1, ')\nsys.exit(1)")
+    found = run(words, 60, tmp_path / "r.json", tmp_path / "log")
+    assert found["rc"] == 1
+    assert "line 1" in found["unreadable"]
+    assert "result" not in found
