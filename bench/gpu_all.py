@@ -52,8 +52,8 @@ PARTS = (
         "steps-8b", _STEPS + " llama-3-8b", 150, trial=_STEPS + " demo --batches 1 2 --context 32 --steps 4"
     ),
     Part("steps-0.6b", _STEPS + " qwen3-0.6b", 120),
-    Part("agreement", "bench.gpu_agreement --json {json}", 150),
-    Part("logits", "bench.gpu_logits --json {json}", 60, trial="bench.gpu_logits --json {json}"),
+    Part("agreement", "bench.gpu_agreement --json {json}", 210),
+    Part("logits", "bench.gpu_logits --json {json}", 150, trial="bench.gpu_logits --json {json}"),
     Part(
         "host", "bench.host_step --json {json}", 60,
         trial="bench.host_step --json {json} --batches 1 4 --steps 20",
@@ -91,7 +91,7 @@ PARTS = (
     Part(
         "failures-tp2", "bench.gpu_failures --json {json} --only rank fatal -- --data_type fp32 --tp 2", 240, gpus=2
     ),
-    Part("sums-tp4", "bench.all_reduce --json {json} --ranks 4", 60, gpus=4),
+    Part("sums-tp4", "bench.all_reduce --json {json} --ranks 4", 90, gpus=4),
     Part("mixed-32b-tp4", "bench.mixed_steps qwen2-32b --tp 4 --json {json}", 150, gpus=4),
     Part("serving-8b-tp4", _SERVING + " llama-3-8b --tp 4 --workload c1 c32 --minutes 2.5", 180, gpus=4),
     Part("serving-8b-tp2", _SERVING + " llama-3-8b --tp 2 --workload c1 c32 --minutes 2.5", 180, gpus=2),
