@@ -13,6 +13,7 @@ import torch
 
 from kernels.attention import make_workspace
 from kernels.linear import variant_sizes
+from kernels.rank_sum import FEW_TOKENS
 from services.worker.errors import ConfigError
 from services.worker.layers.attention import KVPool, kv_bytes_per_block, local_kv_heads
 from services.worker.layers.build import Build
@@ -232,7 +233,10 @@ def run_every_kind(runner: ModelRunner, config: RunnerConfig, loaded: LoadedMode
     Captured graphs do not stand in for it: they may be off or few, and large steps and rare sampling never use them.
     """
     # Products choose by their rows: all tokens in most layers, those that sample in the last and in the logits.
-    for size in variant_sizes(loaded.device):
+    sizes = {*variant_sizes(loaded.device)}
+    if loaded.tp.size > 1:
+        sizes |= {FEW_TOKENS, FEW_TOKENS + 1}  # by which sums over ranks choose
+    for size in sorted(sizes):
         tokens = min(size, config.max_step_tokens)
         rows = min(tokens, config.max_slots)
         lengths = [min(tokens - rows + 1, loaded.max_model_len), *[1] * (rows - 1)]

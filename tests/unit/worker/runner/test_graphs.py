@@ -1,8 +1,11 @@
 """The captured path without a GPU: the functions that would be captured are run where a graph would be replayed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from kernels.rank_sum import FEW_TOKENS
 from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.graphs import SAMPLING_KINDS, StepGraphs
@@ -196,6 +199,25 @@ def test_start_runs_every_variant_that_service_can_meet_without_graphs(tmp_path,
         for told in (0, Feature.LOGPROBS)
     } <= kinds
     assert {a | b for a in uncommon for b in uncommon} <= kinds
+
+
+@torch.inference_mode()
+def test_start_runs_every_variant_of_the_sums_over_ranks(tmp_path, monkeypatch):
+    tokens = set()
+    launch = ModelRunner.launch
+
+    def note_step(runner, plan):
+        tokens.add(plan.num_tokens)
+        return launch(runner, plan)
+
+    monkeypatch.setattr(ModelRunner, "launch", note_step)
+    config = RunnerConfig(
+        str(make_model(tmp_path, "llama")), device="cpu", max_slots=1, max_step_tokens=3 * FEW_TOKENS,
+        max_model_len=3 * FEW_TOKENS, cpu_threads=1,
+    )  # fmt: skip
+    loaded = load_model(config, TensorParallel(), torch.device("cpu"))
+    run_largest_step(config, replace(loaded, tp=TensorParallel(size=2)))
+    assert tokens >= {1, FEW_TOKENS, FEW_TOKENS + 1}
 
 
 def test_chunks_beside_decodes_are_replayed_padded(padded):
