@@ -7,7 +7,8 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,17 +111,27 @@ class Jobs:
     async def run(self, shown: Iterable[Job], beside: Iterable[Job] = (), num_beside: int = 1) -> None:
         """All of ``shown`` in turn, their lines as they come; meanwhile up to ``num_beside`` of the others.
 
-        Of those one line is shown at their end, and all they said where they failed.
+        Of those one line is shown at their end, and all they said where they failed. When none of them is left, what
+        would be shown last is run in their place, so that no processor idles while much is still to come.
         """
-        waiting = iter(beside)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._run_each(shown, is_shown=True))
-            for _ in range(num_beside):
-                group.create_task(self._run_each(waiting, is_shown=False))
+        ahead, others = deque(shown), deque(beside)
 
-    async def _run_each(self, jobs: Iterable[Job], *, is_shown: bool) -> None:
+        def next_shown() -> Job | None:
+            return ahead.popleft() if ahead else None
+
+        def next_beside() -> Job | None:
+            if others:
+                return others.popleft()
+            return ahead.pop() if ahead else None
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_each(next_shown, is_shown=True))
+            for _ in range(num_beside):
+                group.create_task(self._run_each(next_beside, is_shown=False))
+
+    async def _run_each(self, take: Callable[[], Job | None], *, is_shown: bool) -> None:
         loop = asyncio.get_running_loop()
-        for job in jobs:
+        while (job := take()) is not None:
             began = loop.time()
             code, lines = await self._output_of(job, is_shown=is_shown)
             tally, problem = judge(job, code, lines)

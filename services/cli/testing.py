@@ -24,7 +24,9 @@ Other arguments go to pytest as they are: ./shoal test tests/unit -x
 """
 
 # Folders of tests that compute and wait for nobody. They run beside the others, which wait for processes and leases.
-COMPUTING = ("simulation", "unit", "kernels")
+COMPUTING = ("simulation", "unit", "kernels", "gpu")
+LONGEST = ("faults", "e2e")  # of the others: begun first, so that the end is made of short ones
+DIVIDED = "integration"  # a run for each of its folders
 CONTAINERS = "compose"
 
 
@@ -53,12 +55,18 @@ def pytest(name: str, words: Sequence[str]) -> Job:
 
 def groups(tests: Path) -> tuple[list[Job], list[Job]]:
     """A run of pytest for each folder of tests, found by looking: (those that wait, those that compute)."""
-    names = sorted({path.relative_to(tests).parts[0] for path in tests.rglob("test_*.py")} - {CONTAINERS})
+    names = {_group_of(path.relative_to(tests)) for path in tests.rglob("test_*.py")} - {CONTAINERS}
     # A line per file, so that one can see how far it is.
-    waiting = [pytest(n, (f"{tests.name}/{n}", "-v", "--no-header")) for n in names if n not in COMPUTING]
+    first = [name for name in LONGEST if name in names]
+    rest = sorted(names.difference(COMPUTING, LONGEST))
+    waiting = [pytest(n, (f"{tests.name}/{n}", "-v", "--no-header")) for n in (*first, *rest)]
     # Beside those, and beside other work on the machine, a second's work may take a minute.
     patient = ("--timeout", "600")
     return waiting, [pytest(n, (f"{tests.name}/{n}", *patient)) for n in COMPUTING if n in names]
+
+
+def _group_of(path: Path) -> str:
+    return "/".join(path.parts[:2] if path.parts[0] == DIVIDED else path.parts[:1])
 
 
 def main(argv: list[str]) -> int:
@@ -88,7 +96,8 @@ def main(argv: list[str]) -> int:
 
 
 def _run(jobs: Jobs, shown: Sequence[Job], beside: Sequence[Job]) -> int:
-    asyncio.run(jobs.run(shown, beside, num_beside=min(os.cpu_count() or 1, 4)))
+    num_beside = min(os.cpu_count() or 1, 4) if beside else 0
+    asyncio.run(jobs.run(shown, beside, num_beside))
     if jobs.failed:
         jobs.screen.bad(f"failed: {', '.join(jobs.failed)}")
     # The plain line that any CI can read, whatever else was printed.

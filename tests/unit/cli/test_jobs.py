@@ -75,6 +75,16 @@ def test_jobs_run_beside_each_other_with_less_claim_to_the_processor(tmp_path: P
     assert int((tmp_path / "b").read_text()) == min(19, int((tmp_path / "a").read_text()) + 10)
 
 
+def test_when_nothing_is_left_to_run_beside_what_comes_last_runs_there(tmp_path: Path):
+    """The first waits for the last, so that it would never end if that came after it."""
+    wait = "import pathlib, time\nwhile not pathlib.Path('third').exists(): time.sleep(0.01)"
+    niceness = "import os, pathlib; pathlib.Path('{0}').write_text(str(os.nice(0)))"
+    shown = [python("first", wait), *(python(name, niceness.format(name)) for name in ("second", "third"))]
+    jobs, _ = run(tmp_path, shown, [python("beside", niceness.format("beside"))])
+    assert jobs.total == Tally(passed=4)
+    assert (tmp_path / "third").read_text() == (tmp_path / "beside").read_text()
+
+
 def has_ended(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -113,12 +123,14 @@ def test_counts_are_summed_and_what_failed_beside_is_shown_whole(tmp_path: Path)
 
 def test_every_folder_of_tests_but_the_containers_is_run_once(tmp_path: Path):
     waiting, computing = groups(REPO / "tests")
-    assert [job.name for job in waiting] == ["e2e", "faults", "gpu", "integration"]
-    assert [job.name for job in computing] == ["simulation", "unit", "kernels"]
-    (tmp_path / "new" / "deep").mkdir(parents=True)
-    (tmp_path / "new" / "deep" / "test_x.py").touch()
+    parts = ["bus", "detokenizer", "gateway", "kvstore", "router", "worker"]
+    assert [job.name for job in waiting] == ["faults", "e2e", *(f"integration/{part}" for part in parts)]
+    assert [job.name for job in computing] == ["simulation", "unit", "kernels", "gpu"]
+    for name in ("new/deep", "integration/part"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "test_x.py").touch()
     (tmp_path / "test_y.py").touch()
-    assert [job.name for job in groups(tmp_path)[0]] == ["new", "test_y.py"]
+    assert [job.name for job in groups(tmp_path)[0]] == ["integration/part", "new", "test_y.py"]
 
 
 def test_durations():
