@@ -24,9 +24,10 @@ from services.common.lifecycle import (
     new_instance_id,
     run_until_signalled,
 )
+from services.common.logs import setup_logging
 from services.common.options import Settings, help_text, parse
 from services.common.subjects import Subjects
-from services.common.telemetry import FlightRecorder, Metrics, setup_logging
+from services.common.telemetry import FlightRecorder, Metrics
 from services.common.version import VERSION
 
 

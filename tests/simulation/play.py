@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.telemetry import LogFormatter
+from services.common.logs import LogFormatter
 from tests.simulation.client import Broken, Call
 from tests.simulation.loop import Stuck, VirtualLoop, current_process, run_virtual
 from tests.simulation.plan import make_plan

@@ -9,7 +9,6 @@ import logging
 
 import torch
 import torch.distributed as dist
-import torch.distributed._symmetric_memory as symmetric_memory
 from torch import Tensor
 
 from kernels.norm import rms_norm
@@ -29,6 +28,8 @@ CAPACITY = 32 << 20
 
 def map_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemory:
     """A buffer on every rank, mapped into all of them. Raises RuntimeError where the GPUs cannot. A collective."""
+    import torch.distributed._symmetric_memory as symmetric_memory  # costs each start 0.2 s; few need it
+
     ranks = dist.get_world_size(group)
     if ranks & (ranks - 1):
         raise RuntimeError(f"{ranks} ranks are no power of two")

@@ -8,6 +8,11 @@ and lets no other thread of Python run, as a driver's can.
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # as the modules do in whose place this one is
+
 import ctypes
 import os
 import signal

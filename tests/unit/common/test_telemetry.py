@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from services.common.telemetry import FlightRecorder, LogFormatter
+from services.common.logs import LogFormatter
+from services.common.telemetry import FlightRecorder
 
 
 def record(message="done", level=logging.INFO, **extra):
