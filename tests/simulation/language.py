@@ -53,14 +53,12 @@ def expected_output(
     ends_by_id = bool(ids) and ids[-1] in stop_ids
     shown = ids if include_stop or not ends_by_id else ids[:-1]
     passed = 0  # characters of earlier ids: what ends there was allowed to pass
-    for count in range(1, len(shown) + 1):
-        text, _ = codecs.utf_8_decode(b"".join(PIECES[i] for i in shown[:count]), "replace", False)
-        found = [
-            (at, len(s), s)
-            for s in stop
-            for at in range(len(text))
-            if text.startswith(s, at) and at + len(s) > passed
-        ]
+    whole = b""
+    for count, token in enumerate(shown if stop else (), start=1):
+        whole += PIECES[token]
+        text, _ = codecs.utf_8_decode(whole, "replace", False)
+        places = [(text.find(s, max(0, passed + 1 - len(s))), len(s), s) for s in stop]
+        found = [place for place in places if place[0] >= 0]
         if found and count >= min_tokens:
             at, size, string = min(found)
             return Expected(tuple(ids[:count]), text[: at + size if include_stop else at], STOP, string)

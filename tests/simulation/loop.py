@@ -71,18 +71,21 @@ def current_process() -> Process | None:
     return _current.get()
 
 
+def _run_admitted(handle: _Runnable) -> None:
+    process = handle._context.get(_current)  # type: ignore[union-attr]
+    if process is None or not (process.is_killed or process.is_paused) or process.admits(handle):
+        asyncio.Handle._run(handle)  # type: ignore[attr-defined]
+
+
 class _Handle(asyncio.Handle):
-    def _run(self) -> None:
-        process = self._context.get(_current)  # type: ignore[attr-defined]
-        if process is None or process.admits(self):
-            super()._run()
+    _run = _run_admitted
 
 
 class _TimerHandle(asyncio.TimerHandle):
-    def _run(self) -> None:
-        process = self._context.get(_current)  # type: ignore[attr-defined]
-        if process is None or process.admits(self):
-            super()._run()
+    _run = _run_admitted
+
+    def __lt__(self, other: _TimerHandle) -> bool:  # type: ignore[override]
+        return self._when < other._when  # type: ignore[attr-defined]
 
 
 _Runnable = _Handle | _TimerHandle

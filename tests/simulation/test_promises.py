@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -35,8 +36,9 @@ def shares(num_seeds: int, num_processes: int) -> list[str]:
     return [f"{first}:{end}" for first, end in itertools.pairwise(ends)]
 
 
-@pytest.mark.timeout(1800)
-def test_every_promise_holds_in_every_world(request: pytest.FixtureRequest) -> None:
+@pytest.fixture(scope="module")
+def played(request: pytest.FixtureRequest) -> list[tuple[int, str]]:
+    """All worlds, in as many processes as there are processors: the exit code of each, and what it said."""
     # The options exist only when this folder was named on the command line: pytest asks its conftest then.
     seed = request.config.getoption("--sim-seed", default=None)
     num_seeds = request.config.getoption("--sim-seeds", default=None) or int(
@@ -47,8 +49,13 @@ def test_every_promise_holds_in_every_world(request: pytest.FixtureRequest) -> N
     else:
         playing = [start("--seeds", share) for share in shares(num_seeds, min(os.cpu_count() or 1, 4))]
     outputs = [process.communicate()[0] for process in playing]
-    print(*outputs, sep="\n")
-    assert [process.returncode for process in playing] == [0] * len(playing)
+    return [(process.returncode, output) for process, output in zip(playing, outputs, strict=True)]
+
+
+@pytest.mark.timeout(1800)
+def test_every_promise_holds_in_every_world(played: list[tuple[int, str]]) -> None:
+    print(*(output for _, output in played), sep="\n")
+    assert [code for code, _ in played] == [0] * len(played)
 
 
 def test_a_seed_plays_the_same_way_twice() -> None:
@@ -60,23 +67,18 @@ def test_a_seed_plays_the_same_way_twice() -> None:
     assert digests == [line for line in second.splitlines() if line.startswith("digest")]
 
 
-def test_the_worlds_are_troubled_ones() -> None:
+@pytest.mark.timeout(1800)
+def test_the_worlds_are_troubled_ones(played: list[tuple[int, str]]) -> None:
     """Without this the test above could be green because nothing ever goes wrong."""
-    output = start("--seeds", "0:60").communicate()[0]
-    events = json.loads(next(line for line in output.splitlines() if line.startswith("events:"))[7:])
-    for event in (
-        "lost",
-        "resubmissions",
-        "replays",
-        "stale",
-        "kill",
-        "pause",
-        "drain",
-        "outage",
-        "deaf",
-        "mute",
-    ):
-        assert events.get(event, 0) > 0, output
+    lines = [line for _, output in played for line in output.splitlines()]
+    if sum(int(line.split()[0]) for line in lines if " seeds, " in line) < 60:
+        pytest.skip("a few worlds may be calm ones")
+    events: Counter[str] = Counter()
+    for line in lines:
+        if line.startswith("events:"):
+            events.update(json.loads(line[7:]))
+    wanted = ["lost", "resubmissions", "replays", "stale", "kill", "pause", "drain", "outage", "deaf", "mute"]
+    assert [event for event in wanted if not events[event]] == []
 
 
 PARTING_SEEDS = f"{PARTING_FIRST}:{PARTING_FIRST + 10 * PARTING_EVERY}:{PARTING_EVERY}"

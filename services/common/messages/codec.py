@@ -28,6 +28,7 @@ M = TypeVar("M")
 Ids = Annotated[list[int], "int32"]  # token ids, counts, indices
 Floats = Annotated[list[float], "float32"]
 _TYPECODES = {"int32": "i", "float32": "f"}
+_SCALARS = (int, float, str, bool, bytes)
 _ENCODE, _DECODE = "__shoal_encode__", "__shoal_decode__"
 
 Encode = Callable[[Any], Any]
@@ -70,6 +71,7 @@ def message(cls: type[M]) -> type[M]:
     encoders = [(f.name, codecs[f.name][0], _default_of(f)) for f in fields]
     values_of = _getter([f.name for f in fields])
     decoders = {name: decode for name, (_, decode) in codecs.items()}
+    kinds = {name: hints[name] for name in decoders if hints[name] in _SCALARS}
 
     def to_map(value: Any) -> dict[str, Any]:
         found = {}
@@ -81,7 +83,12 @@ def message(cls: type[M]) -> type[M]:
     def from_map(value: Any) -> M:
         if not isinstance(value, dict):
             raise DecodeError(f"{cls.__name__}: expected a map, found {type(value).__name__}")
-        fields = {name: decoders[name](item) for name, item in value.items() if name in decoders}
+        fields: dict[str, Any] = {}
+        for name, item in value.items():
+            if type(item) is kinds.get(name):  # what most fields are, at half the cost of a call
+                fields[name] = item
+            elif name in decoders:
+                fields[name] = decoders[name](item)
         for name in required:
             if name not in fields:
                 raise DecodeError(f"{cls.__name__}.{name} is missing")
@@ -142,6 +149,20 @@ def _scalar(kind: type, where: str) -> Decode:
     return check
 
 
+def _scalars(kind: type, where: str) -> Decode:
+    """Lists of ``kind``."""
+    check, check_item = _scalar(list, where), _scalar(kind, where)
+    wanted = {kind}
+
+    def check_all(value: Any) -> Any:
+        if not set(map(type, check(value))) <= wanted:
+            for item in value:
+                check_item(item)
+        return value
+
+    return check_all
+
+
 def _packed(kind: str, where: str) -> tuple[Encode, Decode]:
     def load(value: Any) -> list[Any]:
         if not isinstance(value, bytes):
@@ -159,8 +180,11 @@ def _codec(hint: Any, where: str) -> tuple[Encode, Decode]:
     if origin in (types.UnionType, typing.Union):
         return _optional_codec(hint, where)
     if origin is list:
-        encode_item, decode_item = _codec(get_args(hint)[0], where)
+        kind = get_args(hint)[0]
+        encode_item, decode_item = _codec(kind, where)
         check = _scalar(list, where)
+        if kind in _SCALARS:
+            return _same, _scalars(kind, where)
         if encode_item is _same:
             return _same, lambda value: [decode_item(item) for item in check(value)]
         return (
@@ -176,7 +200,7 @@ def _codec(hint: Any, where: str) -> tuple[Encode, Decode]:
         )
     if hasattr(hint, _ENCODE):
         return getattr(hint, _ENCODE), getattr(hint, _DECODE)
-    if hint in (int, float, str, bool, bytes):
+    if hint in _SCALARS:
         return _same, _scalar(hint, where)
     raise TypeError(f"{where}: {hint!r} has no form on the wire")
 

@@ -109,13 +109,14 @@ class BlockPool:
         free, evictable = set(self._free), set(self._evictable)
         used = {block for block in range(1, self.num_blocks) if self._refs[block]}
         assert len(free) == len(self._free), "a block is free twice"
-        states = sorted([*free, *evictable, *used])
-        assert states == list(range(1, self.num_blocks)), "a block is in two states or in none"
+        assert len(free) + len(evictable) + len(used) == self.num_usable, "a block is in two states"
+        assert free | evictable | used == set(range(1, self.num_blocks)), "a block is in no state"
         assert self._refs[0] == 0, "block 0 was handed out"
         assert all(self._names[block] is None for block in free), "a free block has a name"
         assert all(self._names[block] is not None for block in evictable), "an evictable block has no name"
-        named = {name: block for block, name in enumerate(self._names) if name is not None}
-        assert named == self._block_of, "the index and the names differ"
+        num_named = self.num_blocks - self._names.count(None)
+        assert num_named == len(self._block_of), "a name is not in the index"
+        assert all(self._names[block] == name for name, block in self._block_of.items()), "the index is wrong"
         if holders is not None:
             counts = [0] * self.num_blocks
             for blocks in holders:
