@@ -23,6 +23,8 @@ from kernels.attention.launch import DecodeConfig, PrefillConfig, num_splits, pa
 
 # `programs_per_sm` far above one makes even these short rows split where the device counts few multiprocessors.
 DECODE = DecodeConfig(block_n=16, min_span=16, programs_per_sm=256, warps=4, stages=2)
+HOPPER = DEVICE == "cuda" and torch.cuda.get_device_capability()[0] == 9
+needs_hopper = pytest.mark.skipif(not HOPPER, reason="the kernel is made of Hopper's instructions")
 UNUSED = 1e30
 PREFILL = PrefillConfig(block_m=16, block_n=16, warps=4, stages=2)
 BATCHES = {
@@ -48,7 +50,8 @@ def test_attention_kernels_match_float64(
     assert relative_error(paged_attention_triton(*arguments), answer) < TOLERANCE[dtype]
     # The arrival counters are back at zero: the next layer uses the same workspace.
     assert not workspace.arrivals.any()
-    assert relative_error(paged_attention_triton(*arguments), answer) < TOLERANCE[dtype]
+    if DEVICE == "cuda" or batch == "mixed":  # the interpreter is slow
+        assert relative_error(paged_attention_triton(*arguments), answer) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("head_dim", [80, 96, 112, 192])
@@ -72,7 +75,7 @@ def test_padding_rows_give_finite_output_and_change_no_other_row() -> None:
 
 
 @pytest.mark.parametrize("head_dim", [16, 128])
-@pytest.mark.parametrize("specialized_from", [None, 1])
+@pytest.mark.parametrize("specialized_from", [None, pytest.param(1, marks=needs_hopper)])
 @pytest.mark.parametrize("batch", [([40, 3], [(18, 30), (2, 2)]), ([], [(18, 30)]), ([7, 5, 9], [(1, 4)])])
 def test_a_captured_step_pads_rows_of_decodes_and_chunks_but_not_the_tokens_between(
     batch: tuple[list[int], list[tuple[int, int]]], specialized_from: int | None, head_dim: int
@@ -138,10 +141,7 @@ def test_prefill_tiles_by_descriptor_match_float64(block_size: int) -> None:
     assert relative_error(out, attention_answer(case)) < TOLERANCE[HALF]
 
 
-HOPPER = DEVICE == "cuda" and torch.cuda.get_device_capability()[0] == 9
-
-
-@pytest.mark.skipif(not HOPPER, reason="the kernel is made of Hopper's instructions")
+@needs_hopper
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("heads", "head_dim", "block_size"),

@@ -26,10 +26,14 @@ def run_uninterpreted(*command: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_nothing_that_changes_from_step_to_step_is_compiled_in() -> None:
-    rows = run_uninterpreted("-m", "bench.kernels.aot", "--variants")
-    assert {row["kernel"] for row in rows if row["varies"]} == set(), [row for row in rows if row["varies"]]
-    never = [row["kernel"] for row in rows if not row["launches"]]
+@pytest.fixture(scope="module")
+def variants() -> list[dict[str, Any]]:
+    return run_uninterpreted("-m", "bench.kernels.aot", "--variants")
+
+
+def test_nothing_that_changes_from_step_to_step_is_compiled_in(variants: list[dict[str, Any]]) -> None:
+    assert [row for row in variants if row["varies"]] == []
+    never = [row["kernel"] for row in variants if not row["launches"]]
     assert never == [], "kernels that no case launches"
 
 
@@ -43,14 +47,14 @@ COMPILED = [
 
 
 @pytest.mark.timeout(600)
-def test_every_kernel_compiles_for_ampere_and_later_and_fits_its_shared_memory() -> None:
+def test_every_kernel_compiles_for_ampere_and_later_and_fits_its_shared_memory(
+    variants: list[dict[str, Any]],
+) -> None:
     """Some sizes here, for 50 seconds of CPU; SHOAL_ALL_KERNELS=1 takes all of them, for ten minutes."""
     selections = [] if os.environ.get("SHOAL_ALL_KERNELS") else COMPILED
     rows = run_uninterpreted("-m", "bench.kernels.aot", "--json", *selections)
     assert [row for row in rows if not row["fits"]] == []
-    assert {row["kernel"] for row in rows} == {
-        row["kernel"] for row in run_uninterpreted("-m", "bench.kernels.aot", "--variants")
-    }
+    assert {row["kernel"] for row in rows} == {row["kernel"] for row in variants}
     assert {row["gpu"] for row in rows if row["kernel"] == "attention.decode.decode_kernel"} == {
         80,
         86,

@@ -31,7 +31,7 @@ def float64_answer(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shared_out", [True, False])
 @pytest.mark.parametrize("area", range(AREAS))
-@pytest.mark.parametrize(("ranks", "tokens", "width"), [(2, 1, 48), (4, 3, 64), (4, 9, 100), (8, 16, 256)])
+@pytest.mark.parametrize(("ranks", "tokens", "width"), [(2, 1, 48), (4, 3, 64), (4, 9, 100), (8, 9, 136)])
 def test_every_rank_gets_the_normalised_sum_and_keeps_its_tokens_of_the_stream(
     dtype: torch.dtype, ranks: int, tokens: int, width: int, shared_out: bool, area: int
 ) -> None:
