@@ -106,7 +106,7 @@ async def run_under(stack: Stack, calm: Undisturbed, faults: list[Fault]) -> lis
         done = repairs(stack, faults) - before
         return [fault for fault in faults if not is_felt(fault, outcomes, done)]
 
-    await until(lambda: not unfelt(), f"{unfelt()} to be felt", 5)  # gauges are as of the last tick
+    await until(lambda: not unfelt(), f"{unfelt()} to be felt")  # gauges are as of the last tick
     return outcomes
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from services.common.model_files import DEMO_MODEL
 from tests.e2e.metrics import scrape
+from tests.fakes.probe import get
 from tests.fakes.servers import die_with_parent, free_port
 from tests.fakes.stack import REPO, Stack
 from tests.fakes.waiting import until
@@ -135,11 +136,8 @@ def hasty_gateway(small_stack: Stack, tmp_path: Path) -> Iterator[str]:
         while True:
             assert process.poll() is None
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-            try:
-                if httpx.get(url + "/ready").status_code == 200:
-                    break
-            except httpx.HTTPError:
-                pass
+            if get(url + "/ready")[0] == 200:
+                break
             time.sleep(0.1)
         yield url
     finally:
@@ -175,15 +173,15 @@ async def check_deadline(small_stack: Stack, url: str, **fields: Any) -> None:
         assert len(lines) > 4
         assert json.loads(lines[-2])["error"]["code"] == "deadline_exceeded"
         assert lines[-1] == "[DONE]"
-        await until(lambda: figure("worker", "shoal_worker_used_blocks") == 0, "its blocks", 20)
-        await until(lambda: figure("detokenizer", "shoal_detokenizer_streams") == 0, "its streams", 20)
+        await until(lambda: figure("worker", "shoal_worker_used_blocks") == 0, "its blocks")
+        await until(lambda: figure("detokenizer", "shoal_detokenizer_streams") == 0, "its streams")
         # In the line, behind a batch that is full: the router drops it too.
         holding = await hold_the_worker(client, small_stack.base_urls[0])
-        await until(lambda: figure("router", "shoal_router_line_requests") > 0, "the line", 30)
+        await until(lambda: figure("router", "shoal_router_line_requests") > 0, "the line")
         response = await client.post(url + "/v1/completions", json=body_of(4, **fields), headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
         for task in holding:
             task.cancel()
         await asyncio.gather(*holding, return_exceptions=True)
-    await until(lambda: figure("router", "shoal_router_line_requests") == 0, "the line to be empty", 20)
-    await until(lambda: figure("worker", "shoal_worker_used_blocks") == 0, "the blocks to be free", 20)
+    await until(lambda: figure("router", "shoal_router_line_requests") == 0, "the line to be empty")
+    await until(lambda: figure("worker", "shoal_worker_used_blocks") == 0, "the blocks to be free")

@@ -52,7 +52,7 @@ async def gateway(
 
 
 async def until_ready(running: RunningGateway) -> None:
-    await until(lambda: not running.runtime.not_ready(), "the gateway to be ready", 5)
+    await until(lambda: not running.runtime.not_ready(), "the gateway to be ready")
 
 
 @pytest.fixture

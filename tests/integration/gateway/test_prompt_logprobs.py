@@ -179,7 +179,7 @@ async def test_a_bounced_request_is_scored_once(
     backend.loses, backend.token_s = loses, 0.01
     async with gateway.http() as http:
         asking = asyncio.create_task(http.post(COMPLETIONS, json=BODY))
-        await until(lambda: bool(bounced), "the disturbance", 5)
+        await until(lambda: bool(bounced), "the disturbance")
         await backend.bounce()
         answer = await asking
     assert answer.json()["choices"] == undisturbed

@@ -44,7 +44,7 @@ async def read(bus, request_id):
 
 
 async def until_read(bus, request_id, num_ids):
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 60
     while True:
         log = await read(bus, request_id)
         if log.found and log.choices[0].ids == list(range(num_ids)):
@@ -96,7 +96,7 @@ async def test_what_redis_lost_is_written_again_from_memory(
     if loss == "kill":
         redis_server.start()
     redis_server.resume()
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 60
     while not await client.exists("test:stream:ended"):
         assert asyncio.get_running_loop().time() < deadline, "it is not written again"
         await asyncio.sleep(0.05)

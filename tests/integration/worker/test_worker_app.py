@@ -170,13 +170,16 @@ async def test_requests_of_a_silent_gateway_are_freed_and_others_kept(start: Sta
     _, peer = await start(engine, timing=Timing(heartbeat_s=0.05, lease_s=0.3))
     await peer.submit(generate("mine", max_tokens=4000))
     await peer.submit(generate("orphan", max_tokens=4000, gateway_id="gone"))
-    for _ in range(200):
-        await peer.beat_as_gateway()
-        if engine.num_live == 1:
-            break
-        await asyncio.sleep(0.02)
-    assert engine.num_live == 1
+
+    async def beat() -> None:
+        while True:
+            await peer.beat_as_gateway()
+            await asyncio.sleep(0.02)
+
+    beating = asyncio.create_task(beat())
+    await until(lambda: engine.num_live == 1)
     await until(lambda: peer.holdings.request_ids == ["mine"])
+    beating.cancel()
 
 
 async def test_drain_refuses_new_work_finishes_what_it_can_and_gives_back_the_rest(start: Start) -> None:
