@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,20 @@ from services.common.bus.nats import NatsBus
 from tests.fakes.servers import NatsServer, RedisServer
 
 ConnectBus = Callable[..., Awaitable[NatsBus]]
+
+
+def pytest_collection() -> None:
+    """Reading modules (torch and transformers are a million objects) makes no garbage to look for."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # Triton complains about what outlives the interpreter
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(stack: Stack) -> Iterator[OpenAI]:
     with OpenAI(base_url=stack.base_urls[0] + "/v1", api_key="-", max_retries=0, timeout=60) as made:
         yield made
@@ -39,12 +39,16 @@ def client(stack: Stack) -> Iterator[OpenAI]:
 @pytest.fixture
 async def async_client(stack: Stack) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(
-        base_url=stack.base_urls[1] + "/v1", api_key="-", max_retries=0, timeout=60
+        base_url=stack.base_urls[1] + "/v1",
+        api_key="-",
+        max_retries=0,
+        timeout=60,
+        http_client=httpx.AsyncClient(verify=False),
     ) as made:
         yield made
 
 
 @pytest.fixture
 async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=stack.base_urls[0], timeout=60) as made:
+    async with httpx.AsyncClient(base_url=stack.base_urls[0], timeout=60, verify=False) as made:
         yield made

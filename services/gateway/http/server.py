@@ -88,7 +88,8 @@ class HttpServer:
         """Ends all connections; what still streams is given a second."""
         self._server.should_exit = True
         if self._loop_task:
-            await self._loop_task
+            self._loop_task.cancel()  # it only looks every 0.1 s whether it shall end
+            await asyncio.wait([self._loop_task])
             await self._server.shutdown(sockets=[self._listener])
 
     async def _stop_accepting(self) -> None:

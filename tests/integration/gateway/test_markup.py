@@ -21,7 +21,7 @@ TEXT = f"<think>\nI should look.\n</think>\n\nLet me see.\n{CALL}<|im_end|>"
 @pytest.fixture
 async def client(gateway: RunningGateway, backend: FakeBackend):
     backend.script = lambda request, choice: Script([(20 + i % 50, char) for i, char in enumerate(TEXT)])
-    async with openai.AsyncOpenAI(base_url=gateway.address + "/v1", api_key="none", max_retries=0) as made:
+    async with gateway.openai() as made:
         yield made
 
 

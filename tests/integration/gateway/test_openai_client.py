@@ -13,7 +13,7 @@ from .conftest import TEXT
 
 @pytest.fixture
 async def client(gateway: RunningGateway):
-    async with openai.AsyncOpenAI(base_url=gateway.address + "/v1", api_key="none", max_retries=0) as made:
+    async with gateway.openai() as made:
         yield made
 
 

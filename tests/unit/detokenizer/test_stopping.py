@@ -40,7 +40,7 @@ def expected(pieces: list[str], stops: list[str], include: bool, free: int) -> t
     return text, None
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=600, deadline=None, derandomize=True)
 @given(st.lists(small, max_size=12), st.lists(small, max_size=4), st.booleans(), st.integers(0, 6))
 def test_the_text_is_cut_where_the_definition_says(
     pieces: list[str], stops: list[str], include: bool, free: int
