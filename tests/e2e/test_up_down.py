@@ -115,17 +115,6 @@ def test_down_leaves_no_process_socket_or_file_behind(tmp_path: Path, tiny: Path
     assert shared_memory() - shared == set()
 
 
-async def test_when_up_is_killed_nothing_lives_on(tmp_path: Path, tiny: Path):
-    with Stack(tmp_path, tiny) as stack:
-        processes = stack.processes()
-        assert len(processes) >= 7
-        stack.kill()
-        await until(lambda: not [p for p in processes if p.is_running()], "all children to end", 20)
-    assert stack.cli("status").returncode == 2
-    assert stack.cli("down").returncode == 2
-    assert [path.name for path in stack.state_root.glob("run-*/*")] == ["logs"]
-
-
 async def test_two_run_side_by_side_and_a_detached_one_is_found_by_name(
     tmp_path: Path, tiny: Path, own: Stack
 ):
@@ -162,3 +151,14 @@ def test_a_damaged_model_is_one_clear_line_and_exit_code_2(tmp_path: Path, tiny:
     assert done.stderr.count("\n") == 1, done.stderr
     assert names in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+async def test_when_up_is_killed_nothing_lives_on(own: Stack):
+    """The last of these tests, since it is the end of their stack."""
+    processes = own.processes()
+    assert len(processes) >= 7
+    own.kill()
+    await until(lambda: not [p for p in processes if p.is_running()], "all children to end")
+    assert own.cli("status").returncode == 2
+    assert own.cli("down").returncode == 2
+    assert [path.name for path in own.state_root.glob("run-*/*")] == ["logs"]

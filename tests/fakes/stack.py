@@ -22,6 +22,10 @@ REPO = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0
 HEARD_TIMEOUT_S = 30.0  # for everyone to be heard
 
+# A lone worker would take every core, and its threads wait for each other in a busy loop wherever another process runs
+# on one of them: beside other tests a token takes ten times as long.
+ONE_THREAD = {"SHOAL_THREADS": "1"}
+
 # Two of each service, so that one can be lost.
 TWO_OF_EACH = ("--workers", "2", "--gateways", "2", "--routers", "2", "--detokenizers", "2")
 
@@ -38,7 +42,7 @@ class Stack:
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")}
         # Where packages are is not ours to say: only that the repository comes first.
         paths = os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))
-        self.env |= {"SHOAL_STATE_DIR": str(self.state_root), "PYTHONPATH": paths}
+        self.env |= ONE_THREAD | {"SHOAL_STATE_DIR": str(self.state_root), "PYTHONPATH": paths}
         self.process: subprocess.Popen[bytes] | None = None
         self.state: dict[str, Any] = {}
 
