@@ -87,8 +87,12 @@ async def test_2000_cancelled_requests_leave_nothing_behind(narrow_stack: Stack)
     addresses: dict[str, list[str]] = {}
     for row in narrow_stack.services().values():
         addresses.setdefault(row["service"], []).append(row["address"])
-        if row["service"] == "worker":
-            assert row["load"]["free_blocks"] == row["load"]["total_blocks"]
+
+    def all_is_free() -> bool:
+        rows = [row for row in narrow_stack.services().values() if row["service"] == "worker"]
+        return all(row["load"]["free_blocks"] == row["load"]["total_blocks"] for row in rows)
+
+    await until(all_is_free, "the canaries of the start to end")
 
     def of(service: str, figure: str) -> list[float]:
         return [scrape(address)[figure] for address in addresses[service]]
@@ -122,9 +126,5 @@ async def test_2000_cancelled_requests_leave_nothing_behind(narrow_stack: Stack)
         ]
 
     await until(lambda: held() == [0.0] * 12, "everything to be given back")
-
-    def all_is_free() -> bool:
-        rows = [row for row in narrow_stack.services().values() if row["service"] == "worker"]
-        return all(row["load"]["free_blocks"] == row["load"]["total_blocks"] for row in rows)
 
     await until(all_is_free, "all blocks to be free")

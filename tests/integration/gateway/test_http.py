@@ -291,6 +291,8 @@ async def test_metrics_name_what_dashboards_read(gateway: RunningGateway) -> Non
         await http.post(COMPLETIONS, json=BODY)
         async with http.stream("POST", COMPLETIONS, json=BODY | {"stream": True}) as answer:
             assert [event async for event in events(answer)]
+        # A request is counted when all of its answer has left, which its client may have read by then.
+        await until(lambda: gateway.app.gateway.load.num_exchanges == 0, "the end of all requests")
         text = (await http.get("/metrics")).text
     for line in (
         'shoal_gateway_requests_total{route="/v1/completions",status="200"} 2.0',
