@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 from services.cli.plan import Machine
+from services.common.cores import usable_cores
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -26,13 +27,6 @@ def visible_gpus() -> tuple[str, ...]:
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return tuple(done.stdout.split()) if done.returncode == 0 else ()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def this_machine() -> Machine:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.common.cores import threads_per_rank
 from services.common.errors import ConfigError
 from services.common.model_files import model_name, model_path
 from services.common.options import Settings, environment
@@ -93,7 +94,7 @@ def plan_services(
     placement = (
         gpu_slices(settings.workers, settings.tp, machine.gpus, settings.mem_fraction) if uses_gpus else []
     )
-    threads = settings.threads or max(1, machine.cores // (settings.workers * settings.tp))
+    threads = settings.threads or threads_per_rank(machine.cores, settings.workers * settings.tp)
     common = environment(settings) | dict(backing.settings)
     common |= {"SHOAL_MODEL_DIR": str(model[0]), "SHOAL_MODEL_NAME": model[1], "SHOAL_HEALTH_PORT": "0"}
     own: dict[str, Callable[[int], dict[str, str]]] = {

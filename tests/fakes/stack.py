@@ -22,8 +22,8 @@ REPO = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0
 HEARD_TIMEOUT_S = 30.0  # for everyone to be heard
 
-# A lone worker would take every core, and its threads wait for each other in a busy loop wherever another process runs
-# on one of them: beside other tests a token takes ten times as long.
+# A worker's threads wait for each other in a busy loop wherever another process runs on one of their cores: beside other
+# tests a token takes ten times as long.
 ONE_THREAD = {"SHOAL_THREADS": "1"}
 
 # Two of each service, so that one can be lost.

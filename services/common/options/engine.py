@@ -35,7 +35,14 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
         ("tensor-parallel-size", "tp-size"),
         minimum=1,
     ),
-    Option("threads", int, 0, "CPU threads per rank; 0: cores over ranks and workers.", WORKER, minimum=0),
+    Option(
+        "threads",
+        int,
+        0,
+        "CPU threads per rank; 0: all cores but one, over ranks and workers.",
+        WORKER,
+        minimum=0,
+    ),
     # memory
     Option(
         "max_total_token_num",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from kernels.attention import make_workspace
 from kernels.linear import variant_sizes
 from kernels.rank_sum import FEW_TOKENS
+from services.common.cores import threads_per_rank, usable_cores
 from services.worker.errors import ConfigError
 from services.worker.layers.attention import KVPool, kv_bytes_per_block, local_kv_heads
 from services.worker.layers.build import Build
@@ -60,11 +60,6 @@ def pick_dtype(config: RunnerConfig, model: ModelConfig, device: torch.device) -
     return getattr(torch, name)
 
 
-def default_cpu_threads(ranks: int) -> int:
-    """Leaves a core to the other services: threads that wait for one that has no core cost far more than they give."""
-    return max(1, (os.cpu_count() or 1) // ranks - 1)
-
-
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """One rank's weights on its device, before memory was given to anything else."""
@@ -88,7 +83,7 @@ def load_model(config: RunnerConfig, tp: TensorParallel, device: torch.device) -
         )
     dtype = pick_dtype(config, model_config, device)
     if device.type == "cpu":
-        torch.set_num_threads(config.cpu_threads or default_cpu_threads(config.tp))
+        torch.set_num_threads(config.cpu_threads or threads_per_rank(usable_cores(), config.tp))
     source = open_weights(Path(config.model_dir), config.load_format, config.seed)
     model = model_class(model_config.architecture)(model_config, Build(source, device, dtype, tp))
     num_kv_heads = local_kv_heads(model_config.num_kv_heads, tp)

@@ -68,7 +68,7 @@ def test_cores_are_shared_by_workers_and_ranks():
     threads = [
         s.env["SHOAL_THREADS"] for s in plan("--workers", "2", machine=Machine(8)) if s.service == "worker"
     ]
-    assert threads == ["4", "4"]
+    assert threads == ["3", "3"]
     one = next(s for s in plan("--tp", "16", machine=Machine(8)) if s.service == "worker")
     assert one.env["SHOAL_THREADS"] == "1"
 
