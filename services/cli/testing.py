@@ -12,6 +12,7 @@ from pathlib import Path
 from services.cli.jobs import Job, Jobs
 from services.cli.rundir import REPO
 from services.cli.screen import Screen
+from services.common.cores import usable_cores
 from services.common.options import OptionError
 
 HELP = """./shoal test [--compose] [--soak DURATION [--seed N]] [pytest arguments]
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(jobs: Jobs, shown: Sequence[Job], beside: Sequence[Job]) -> int:
-    num_beside = min(os.cpu_count() or 1, 4) if beside else 0
+    num_beside = min(usable_cores(), 4) if beside else 0
     asyncio.run(jobs.run(shown, beside, num_beside))
     if jobs.failed:
         jobs.screen.bad(f"failed: {', '.join(jobs.failed)}")

@@ -104,7 +104,9 @@ class GatewayApp:
         self.canary.stop()
         if self._server:
             self.gateway.client.give_up(
-                Unavailable("this gateway stops, and the answer has not ended within its --drain_timeout")
+                Unavailable(
+                    "this gateway stops before the answer's end: --drain_timeout is over, or it was hurried"
+                )
             )
             await self._server.stop()
         await self.gateway.logs.close()

@@ -16,6 +16,7 @@ from collections import Counter
 
 import pytest
 
+from services.common.cores import usable_cores
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.plan import PARTING_EVERY, PARTING_FIRST
 
@@ -47,7 +48,7 @@ def played(request: pytest.FixtureRequest) -> list[tuple[int, str]]:
     if seed is not None:
         playing = [start("--seed", str(seed), "--trace")]
     else:
-        playing = [start("--seeds", share) for share in shares(num_seeds, min(os.cpu_count() or 1, 4))]
+        playing = [start("--seeds", share) for share in shares(num_seeds, min(usable_cores(), 4))]
     outputs = [process.communicate()[0] for process in playing]
     return [(process.returncode, output) for process, output in zip(playing, outputs, strict=True)]
 

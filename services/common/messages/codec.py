@@ -181,10 +181,10 @@ def _codec(hint: Any, where: str) -> tuple[Encode, Decode]:
         return _optional_codec(hint, where)
     if origin is list:
         kind = get_args(hint)[0]
-        encode_item, decode_item = _codec(kind, where)
-        check = _scalar(list, where)
         if kind in _SCALARS:
             return _same, _scalars(kind, where)
+        encode_item, decode_item = _codec(kind, where)
+        check = _scalar(list, where)
         if encode_item is _same:
             return _same, lambda value: [decode_item(item) for item in check(value)]
         return (
