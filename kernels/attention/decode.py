@@ -16,17 +16,57 @@ from kernels.pdl import launch_downstream, wait_upstream
 
 @triton.jit
 def span_of(
-    row, split, seq_lens_ptr, window,
-    SPLITS: tl.constexpr, FILL: tl.constexpr, BLOCK_N: tl.constexpr, MIN_SPAN: tl.constexpr, LONG_SPAN: tl.constexpr,
-):  # fmt: skip
+    row, split, seq_lens_ptr, window, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, MIN_SPAN: tl.constexpr
+):
     """First and last-plus-one position of span `split` of `row`, and how many spans the row uses (at least 1)."""
     seq_len = tl.load(seq_lens_ptr + row)
     start = tl.maximum(seq_len - window, 0)
     length = seq_len - start
-    spans = tl.maximum(FILL, tl.minimum(length // LONG_SPAN, SPLITS))
-    span = tl.maximum(tl.cdiv(tl.cdiv(length, spans), BLOCK_N) * BLOCK_N, MIN_SPAN)
+    span = tl.maximum(tl.cdiv(tl.cdiv(length, SPLITS), BLOCK_N) * BLOCK_N, MIN_SPAN)
     begin = start + split * span
     return begin, tl.minimum(begin + span, seq_len), tl.maximum(tl.cdiv(length, span), 1)
+
+
+@triton.jit
+def load_tile(pointers, inside, columns, D: tl.constexpr, BLOCK_D: tl.constexpr, WHOLE: tl.constexpr):
+    """Keys or values [BLOCK_N, BLOCK_D]; a tile that is WHOLE has no position outside of the span."""
+    if WHOLE and BLOCK_D == D:
+        tile = tl.load(pointers)
+    elif WHOLE:
+        tile = tl.load(pointers, mask=(columns < D)[None, :], other=0.0)
+    else:
+        tile = tl.load(pointers, mask=inside[:, None] & (columns < D)[None, :], other=0.0)
+    return tile
+
+
+@triton.jit
+def attend_tile(
+    q, out, highest, total, first, end, table, k_ptr, v_ptr, kv_head, scale_log2,
+    HKV: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
+    WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds positions first .. first + BLOCK_N - 1, those before `end`, to the online softmax of a span."""
+    columns = tl.arange(0, BLOCK_D)
+    position = first + tl.arange(0, BLOCK_N)
+    inside = position < end
+    if WHOLE:
+        block = tl.load(table + position // BLOCK_SIZE).to(tl.int64)
+    else:
+        block = tl.load(table + position // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
+    slot = block * BLOCK_SIZE + position % BLOCK_SIZE
+    offset = (slot * HKV + kv_head)[:, None] * D + columns[None, :]
+    k = load_tile(k_ptr + offset, inside, columns, D, BLOCK_D, WHOLE)
+    v = load_tile(v_ptr + offset, inside, columns, D, BLOCK_D, WHOLE)
+    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) * scale_log2
+    if not WHOLE:
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+    new_highest = tl.maximum(highest, tl.max(scores, axis=1))
+    shrink = tl.exp2(highest - new_highest)
+    weights = tl.exp2(scores - new_highest[:, None])
+    total = total * shrink + tl.sum(weights, axis=1)
+    out = out * shrink[:, None]
+    out = tl.dot(weights.to(q.dtype), v.to(q.dtype), out, input_precision=PRECISION)
+    return out, new_highest, total
 
 
 @triton.jit
@@ -35,29 +75,24 @@ def attend_span(
     HKV: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_G: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax of q [BLOCK_G, BLOCK_D] over positions begin..end: unnormalised output, log2 maximum, sum."""
-    columns = tl.arange(0, BLOCK_D)
-    in_d = (columns < D)[None, :]
+    """Online softmax of q [BLOCK_G, BLOCK_D] over positions begin..end: unnormalised output, log2 maximum, sum.
+
+    Only the last tile pays for masks: they take instructions, and so power, from a kernel that should only read.
+    """
     highest = tl.full((BLOCK_G,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_G,), tl.float32)
     out = tl.zeros((BLOCK_G, BLOCK_D), tl.float32)
-    for first in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
-        position = first + tl.arange(0, BLOCK_N)
-        inside = position < end
-        block = tl.load(table + position // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
-        slot = block * BLOCK_SIZE + position % BLOCK_SIZE
-        offset = (slot * HKV + kv_head)[:, None] * D + columns[None, :]
-        k = tl.load(k_ptr + offset, mask=inside[:, None] & in_d, other=0.0)
-        v = tl.load(v_ptr + offset, mask=inside[:, None] & in_d, other=0.0)
-        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) * scale_log2
-        scores = tl.where(inside[None, :], scores, float("-inf"))
-        new_highest = tl.maximum(highest, tl.max(scores, axis=1))
-        shrink = tl.exp2(highest - new_highest)
-        weights = tl.exp2(scores - new_highest[:, None])
-        total = total * shrink + tl.sum(weights, axis=1)
-        out = out * shrink[:, None]
-        out = tl.dot(weights.to(q.dtype), v.to(q.dtype), out, input_precision=PRECISION)
-        highest = new_highest
+    rest = begin + (end - begin) // BLOCK_N * BLOCK_N
+    for first in tl.range(begin, rest, BLOCK_N, num_stages=STAGES):
+        out, highest, total = attend_tile(
+            q, out, highest, total, first, end, table, k_ptr, v_ptr, kv_head, scale_log2,
+            HKV, D, BLOCK_D, BLOCK_SIZE, BLOCK_N, True, PRECISION,
+        )  # fmt: skip
+    if rest < end:
+        out, highest, total = attend_tile(
+            q, out, highest, total, rest, end, table, k_ptr, v_ptr, kv_head, scale_log2,
+            HKV, D, BLOCK_D, BLOCK_SIZE, BLOCK_N, False, PRECISION,
+        )  # fmt: skip
     return out, highest, total
 
 
@@ -110,21 +145,18 @@ def decode_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    SPLITS: tl.constexpr,  # programs per (row, KV head), a power of two: the most spans of a row
-    FILL: tl.constexpr,  # spans of a row of any length, where MIN_SPAN allows: they fill the GPU
+    SPLITS: tl.constexpr,  # programs per (row, KV head), a power of two: the spans of a row, where MIN_SPAN allows
     MAX_SPLITS: tl.constexpr,
     MIN_SPAN: tl.constexpr,  # tokens that make a span worth its own program, a multiple of BLOCK_N
-    LONG_SPAN: tl.constexpr,  # rows have more than FILL spans where each is at least this long
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    # Programs that run at the same time read the heads of the same tokens, which lie side by side.
+    kv_head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     wait_upstream(PDL)
     launch_downstream(PDL)
-    begin, end, num_spans = span_of(
-        row, split, seq_lens_ptr, window, SPLITS, FILL, BLOCK_N, MIN_SPAN, LONG_SPAN
-    )
+    begin, end, num_spans = span_of(row, split, seq_lens_ptr, window, SPLITS, BLOCK_N, MIN_SPAN)
     if split < num_spans:
         group, columns = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D)
         real = (group < GROUP)[:, None] & (columns < D)[None, :]

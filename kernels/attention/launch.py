@@ -29,15 +29,10 @@ MAX_COPY_TOKENS = 1 << 16
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """Tile and split choices of decode.
-
-    `programs_per_sm` is how many programs the spans should add up to; up to twice as many where spans stay `long_span`
-    tokens long, so that programs of very long rows end closer together.
-    """
+    """Tile and split choices of decode. `programs_per_sm` is how many programs the spans should add up to."""
 
     block_n: int = 64
     min_span: int = 64
-    long_span: int = 448
     programs_per_sm: int = 4
     warps: int = 4
     stages: int = 2
@@ -111,18 +106,14 @@ def decode_triton(
     group = num_q_heads // num_kv_heads
     workspace = meta.workspace or make_workspace(rows, num_q_heads, num_kv_heads, head_dim, q.device)
     longest = min(meta.max_seq_len, sliding_window or NO_WINDOW)
-    fill = num_splits(rows * num_kv_heads, longest, num_sms(q.device), config, workspace.max_splits)
-    # Where a row has many spans already; with few, 32 rows of 3,000 tokens were 4% slower for it (H200). Whether a row
-    # is long enough is seen on the device: one more variant for long batches would be compiled in service.
-    splits = min(2 * fill, workspace.max_splits) if fill >= 8 else fill
-    decode_kernel[(rows, num_kv_heads, splits)](
+    splits = num_splits(rows * num_kv_heads, longest, num_sms(q.device), config, workspace.max_splits)
+    decode_kernel[(num_kv_heads, splits, rows)](
         q, k_cache, v_cache, meta.block_tables, meta.seq_lens, out,
         workspace.partial, workspace.log_sum, workspace.arrivals,
         scale * LOG2_E, sliding_window or NO_WINDOW, meta.block_tables.stride(0),
         HKV=num_kv_heads, GROUP=group, BLOCK_G=max(16, triton.next_power_of_2(group)),
         D=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_SIZE=block_size,
-        BLOCK_N=config.block_n, SPLITS=splits, FILL=fill, MAX_SPLITS=workspace.max_splits, MIN_SPAN=config.min_span,
-        LONG_SPAN=config.long_span,
+        BLOCK_N=config.block_n, SPLITS=splits, MAX_SPLITS=workspace.max_splits, MIN_SPAN=config.min_span,
         STAGES=config.stages, PRECISION=_precision(q), num_warps=config.warps, **launch_options(q.device),
     )  # fmt: skip
 

@@ -27,4 +27,3 @@ def test_prefills_with_a_library_variant_have_inputs_for_it() -> None:
 def test_the_variants_of_decode_differ_from_one_another() -> None:
     assert len(set(attention.DECODE_CONFIGS)) == len(attention.DECODE_CONFIGS)
     assert {config.stages for config in attention.DECODE_CONFIGS} >= {3, 5, 7}
-    assert {config.long_span for config in attention.DECODE_CONFIGS} == {attention.DecodeConfig().long_span}
