@@ -12,6 +12,8 @@ is stood in for by the tensors that it would leave. One row in sixteen gets a ne
     send         packing it and writing it to the socket
     rank 0       the whole turn, measured without the parts' clocks: what must be shorter than a step of the device
     control      the other process: from those bytes to the frames' bytes (beside the device, on another core)
+
+With ``--inside`` instead: where launch spends its time (bench/host_launch.py).
 """
 
 from __future__ import annotations
@@ -106,10 +108,10 @@ class Stopwatch:
     def timed(self, part: str, call: Timed) -> Timed:
         clock, seconds = time.perf_counter, self._seconds
 
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **named: Any) -> Any:
             began = clock()
             try:
-                return call(*arguments)
+                return call(*arguments, **named)
             finally:
                 seconds[part] += clock() - began
 
@@ -243,6 +245,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quantile", type=float, default=0.5, help="0.1 on a machine that does other work too"
     )
+    parser.add_argument("--inside", action="store_true", help="the parts of launch instead")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(words)
 
@@ -257,8 +260,15 @@ def main() -> None:
     print(
         f"{name}, Python {platform.python_version()}, torch {torch.__version__}; us, quantile {arguments.quantile}"
     )
-    print("batch  " + "".join(f"{part:>10}" for part in PARTS))
     head = conditions("python -m bench.host_step") | {"device": name, "quantile": arguments.quantile}
+    if arguments.inside:
+        from bench import host_launch  # it imports this module
+
+        inside = host_launch.report(arguments.batches, arguments.steps, device, arguments.quantile)
+        if arguments.json:
+            write(arguments.json, head | inside)
+        return
+    print("batch  " + "".join(f"{part:>10}" for part in PARTS))
     found = {}
     for rows in arguments.batches:
         found[rows] = measure(rows, arguments.steps, device, arguments.quantile)
