@@ -14,7 +14,7 @@ from services.worker.layers.attention import KVPool, SampledRows, StepMeta
 from services.worker.models.llama import LlamaForCausalLM
 from services.worker.runner.dynamic_rope import RopeRows
 from services.worker.runner.graphs import Size, StepGraphs
-from services.worker.runner.handle import DeviceHandle
+from services.worker.runner.handle import DeviceHandle, ResultBuffers
 from services.worker.runner.inputs import (
     FIELDS,
     STEADY,
@@ -66,6 +66,7 @@ class ModelRunner:
         # A step writes each entry of the tables at most once.
         capacity = staging_bytes(max_step_tokens, max_slots, self._table.tables.size)
         self._staging = Staging(FIELDS, STEADY, capacity, self.device, depth=MAX_IN_FLIGHT + 1)
+        self._results = ResultBuffers(max_slots + MAX_CHUNKS, self.device)
         # The row after the last slot is the padding rows' scratch.
         self._last_token = torch.zeros(max_slots + 1, dtype=torch.int64, device=self.device)
         host_tables = torch.from_numpy(self._table.tables)
@@ -98,7 +99,7 @@ class ModelRunner:
         else:
             slots, output = self._run_decodes(plan.decode_slots, writes)
         self._parameters.advance(slots)
-        handle = DeviceHandle(plan.step, slots, output, self.device, prompt)
+        handle = DeviceHandle(plan.step, slots, output, self._results, prompt)
         self._in_flight.append(handle)
         return handle
 
@@ -185,7 +186,7 @@ class ModelRunner:
     ) -> SampleOutput | None:
         """Replays a captured step, in which the first of the padded rows are `slots`, those that sample.
 
-        field: where the views have these slots.
+        field: where the views have these slots. What is drawn may be of the padding too, after them.
         """
         count = len(slots)
         hidden = graphs.forward(size)
@@ -194,7 +195,7 @@ class ModelRunner:
         features = self._parameters.take_features(slots)
         output = graphs.finish(size, features)
         if output is not None:
-            return output if output.ids.shape[0] == count else SampleOutput(output.ids[:count])
+            return output
         views = {name: view[:count] for name, view in views.items()}
         return self._sample(hidden[:count], views, views[field], slots, features)
 

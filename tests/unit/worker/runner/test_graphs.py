@@ -9,7 +9,6 @@ from kernels.rank_sum import FEW_TOKENS
 from services.worker.parallel.group import TensorParallel
 from services.worker.runner.config import RunnerConfig
 from services.worker.runner.graphs import SAMPLING_KINDS, StepGraphs
-from services.worker.runner.handle import DeviceHandle
 from services.worker.runner.interface import Runner
 from services.worker.runner.load import load_model, new_runner, run_largest_step
 from services.worker.runner.model_runner import ModelRunner
@@ -51,14 +50,6 @@ class RunsInsteadOfReplaying(StepGraphs):
         return output
 
 
-class CopiesWhenLaunched(DeviceHandle):
-    """Copies a step's results when it is launched, as on a GPU, where the next replay comes after that on the stream."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self._fields = [field if field is None else field.clone() for field in self._fields]
-
-
 SHAPES = [StepShape(4, 0, 1), StepShape(8, 0, 1), StepShape(12, 3, 2), StepShape(24, 8, 4)]
 
 
@@ -66,7 +57,6 @@ SHAPES = [StepShape(4, 0, 1), StepShape(8, 0, 1), StepShape(12, 3, 2), StepShape
 def padded(tmp_path_factory, monkeypatch_module) -> tuple[Runner, Runner]:
     """A runner whose steps go through graphs of the sizes below, and one without, on the same model."""
     monkeypatch_module.setattr("services.worker.runner.model_runner.StepGraphs", RunsInsteadOfReplaying)
-    monkeypatch_module.setattr("services.worker.runner.model_runner.DeviceHandle", CopiesWhenLaunched)
     model_dir = make_model(tmp_path_factory.mktemp("model"), "qwen3")
     config = RunnerConfig(str(model_dir), device="cpu", max_slots=20, max_model_len=512, cpu_threads=1)
     loaded = load_model(config, TensorParallel(), torch.device("cpu"))
