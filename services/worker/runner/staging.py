@@ -54,6 +54,9 @@ class Staging:
             torch.zeros(capacity, dtype=torch.uint8, device=device) if self._cuda else self._host[0]
         )
         self._copied: list[torch.cuda.Event | None] = [None] * depth
+        # That of every step; to ask for it each time takes longer than recording an event. (Capturing packs on a
+        # stream of its own, and waits for the device after each.)
+        self._stream = torch.cuda.current_stream(device) if self._cuda else None
         # What the steady fields of each entry hold: the batch's version and the lengths up to the steady fields' end.
         self._holds: list[tuple[int, tuple[int, ...]] | None] = [None] * depth
         self._next = 0
@@ -91,7 +94,7 @@ class Staging:
             target.copy_(source, non_blocking=True)
             if copied is None:
                 copied = self._copied[entry] = torch.cuda.Event()
-            copied.record()
+            copied.record(self._stream)
         return layout.device
 
     def _layout(self, lengths: tuple[int, ...]) -> _Layout:
