@@ -190,6 +190,7 @@ class Bench:
         self.sent.append(message)
         channel.send(message)
 
+    @torch.inference_mode()  # as the engine's process
     def run(self, steps: int) -> list[dict[str, float]]:
         for _ in range(50):
             self.step()

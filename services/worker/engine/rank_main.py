@@ -19,6 +19,7 @@ import sys
 import time
 
 import msgpack
+import torch
 
 from services.common.logs import setup_logging
 from services.worker.cache import PrefixCache
@@ -60,7 +61,8 @@ def serve(channel: Channel, runner: Runner, config: EngineConfig) -> int:
     gc.freeze()
     channel.send(told)
     try:
-        engine.run()
+        with torch.inference_mode():  # for all steps: see ModelRunner.launch
+            engine.run()
     except ChannelClosed:
         raise
     except Exception as error:

@@ -34,7 +34,7 @@ STEADY = slice(len(_TOKEN_FIELDS | _MOVING_FIELDS), len(FIELDS) - len(_TABLE_FIE
 _NOT_IN_DECODES = {"ids", "query_start", "last_token_rows", "sampled_slots", "sampled_lens"}
 _NONE = np.empty(0, np.int64)
 _ZERO = np.zeros(1, np.int64)
-_NO_WRITES: list[Array] = [_NONE, np.empty(0, np.int32)]
+NO_WRITES: list[Array] = [_NONE, np.empty(0, np.int32)]
 
 
 def staging_bytes(max_step_tokens: int, max_slots: int, max_writes: int) -> int:
@@ -78,15 +78,21 @@ class DecodeBatch:
     """int64 [rows], without padding."""
     size: int
     """Rows with padding."""
+    is_captured: bool
+    """Whether there is a graph of this size."""
     steady: list[Array]
     """The steady fields of FIELDS, padding included."""
 
 
-def decode_batch(version: int, plan_slots: list[int], size: int, parameters: SlotParameters) -> DecodeBatch:
+def decode_batch(
+    version: int, plan_slots: list[int], size: int, is_captured: bool, parameters: SlotParameters
+) -> DecodeBatch:
     slots = np.asarray(plan_slots, np.int64)
     padded = _pad(slots, size, parameters.max_slots)
     numbers = [values[padded] for values in parameters.numbers.values()]
-    return DecodeBatch(version, plan_slots, slots, size, [padded, _NONE, _NONE, _NONE, _NONE, *numbers])
+    return DecodeBatch(
+        version, plan_slots, slots, size, is_captured, [padded, _NONE, _NONE, _NONE, _NONE, *numbers]
+    )
 
 
 def decode_values(
@@ -107,8 +113,6 @@ def decode_values(
 
 def table_writes(index: Array, blocks: list[int], spare_index: int, max_writes: int) -> list[Array]:
     """The table writes, filled up to `writes_room` with writes of block 0 to `spare_index`."""
-    if not index.size:
-        return _NO_WRITES
     room = writes_room(len(index), max_writes)
     return [_pad(index, room, spare_index), _pad(np.asarray(blocks, np.int32), room, 0)]
 
@@ -157,7 +161,7 @@ def mixed_values(
 
 def empty_step(shape: StepShape, parameters: SlotParameters) -> list[Array]:
     """The numbers of a step that is all padding."""
-    return mixed_values(StepPlan(0), NO_ROWS, _NONE, parameters, _NO_WRITES, shape)
+    return mixed_values(StepPlan(0), NO_ROWS, _NONE, parameters, NO_WRITES, shape)
 
 
 def _pad_rows(values: Array, num_decodes: int, shape: StepShape, fill: int) -> Array:

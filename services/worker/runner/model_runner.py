@@ -17,6 +17,7 @@ from services.worker.runner.graphs import Size, StepGraphs
 from services.worker.runner.handle import DeviceHandle, ResultBuffers
 from services.worker.runner.inputs import (
     FIELDS,
+    NO_WRITES,
     STEADY,
     DecodeBatch,
     decode_batch,
@@ -78,9 +79,15 @@ class ModelRunner:
         self._num_batches = 0
         self._in_flight: deque[DeviceHandle] = deque()
 
-    @torch.inference_mode()
     def launch(self, plan: StepPlan) -> DeviceHandle:
         """Enqueues the step. On cpu it has run when this returns."""
+        # To enter the mode costs a small step more than its arithmetic on the host: the ranks' loops stay in it.
+        if torch.is_inference_mode_enabled():
+            return self._launch(plan)
+        with torch.inference_mode():
+            return self._launch(plan)
+
+    def _launch(self, plan: StepPlan) -> DeviceHandle:
         while len(self._in_flight) >= MAX_IN_FLIGHT:
             self._in_flight.popleft().result()
         for start in plan.starts:
@@ -89,10 +96,7 @@ class ModelRunner:
             self._parameters.start(start)
             self._sampler.start(start)
             self._batch = None
-        table_index = self._table.write_blocks(plan)
-        # Room left over among the writes goes to the padding rows' slot.
-        spare = self._table.max_slots * self._table.tables.shape[1]
-        writes = table_writes(table_index, plan.table_blocks, spare, self._table.tables.size)
+        writes = self._table_writes(plan) if plan.table_slots else NO_WRITES
         prompt: PromptScoreTensors | None = None
         if plan.prefills:
             slots, output, prompt = self._run_mixed(plan, writes)
@@ -111,9 +115,9 @@ class ModelRunner:
         """
 
         def decode_inputs(size: int) -> None:
-            batch = decode_batch(-1, [], size, self._parameters)
+            batch = decode_batch(-1, [], size, True, self._parameters)
             none = batch.slots
-            values = decode_values(batch, none, none, none, table_writes(none, [], 0, 0))
+            values = decode_values(batch, none, none, none, NO_WRITES)
             self._staging.pack(values, decode_lengths(size, 0))
 
         def decode(size: int) -> Tensor:
@@ -141,6 +145,14 @@ class ModelRunner:
         self._decode_graphs = StepGraphs(
             sizes, decode, draw_decodes, decode_inputs, beside=self._mixed_graphs
         )
+        self._batch = None  # a batch knows its captured size
+
+    def _table_writes(self, plan: StepPlan) -> list[Array]:
+        """Writes the plan's blocks into the host's tables; returns what the step writes into the device's."""
+        index = self._table.write_blocks(plan)
+        # Room left over among the writes goes to the padding rows' slot.
+        spare = self._table.max_slots * self._table.tables.shape[1]
+        return table_writes(index, plan.table_blocks, spare, self._table.tables.size)
 
     def _run_decodes(self, plan_slots: list[int], writes: list[Array]) -> tuple[Array, SampleOutput | None]:
         batch = self._decode_batch(plan_slots)
@@ -151,7 +163,7 @@ class ModelRunner:
         values = decode_values(batch, positions, slot_mapping, self._parameters.token_index[slots], writes)
         views = self._staging.pack(values, decode_lengths(size, len(writes[0])), batch.version)
         self._write_tables(views)
-        if self._decode_graphs is not None and self._decode_size(rows) is not None:
+        if batch.is_captured and self._decode_graphs is not None:
             return slots, self._replay(self._decode_graphs, size, views, "slots", slots)
         hidden = self._forward_decodes(views, int(positions.max()) + 1)
         features = self._parameters.take_features(slots)
@@ -272,15 +284,14 @@ class ModelRunner:
     def _decode_batch(self, plan_slots: list[int]) -> DecodeBatch:
         batch = self._batch
         if batch is None or batch.plan_slots != plan_slots:
-            size = self._decode_size(len(plan_slots)) or len(plan_slots)
+            rows, graphs = len(plan_slots), self._decode_graphs
+            size = None if graphs is None else fit_size(graphs.sizes, rows)
             self._num_batches += 1
             # A copy: the plan's list stays the caller's.
-            batch = self._batch = decode_batch(self._num_batches, [*plan_slots], size, self._parameters)
+            batch = self._batch = decode_batch(
+                self._num_batches, [*plan_slots], size or rows, size is not None, self._parameters
+            )
         return batch
-
-    def _decode_size(self, rows: int) -> int | None:
-        """The captured size that a step of this many decode rows is padded to, if there is one."""
-        return None if self._decode_graphs is None else fit_size(self._decode_graphs.sizes, rows)
 
     def _write_tables(self, views: dict[str, Tensor]) -> None:
         # On cpu the device's tables are the host's, which are written already.

@@ -73,8 +73,9 @@ def main(rank: int, link: socket.socket, reports: Reports) -> None:
     try:
         runner = load(link)
         under_way: StepHandle | None = None
-        while (plan := next_plan(link, under_way)) is not None:
-            under_way = runner.launch(decode_plan(plan))
+        with torch.inference_mode():  # for all steps: see ModelRunner.launch
+            while (plan := next_plan(link, under_way)) is not None:
+                under_way = runner.launch(decode_plan(plan))
     except ModelLoadError as error:
         fail(rank, error, link, reports)
         end_process(2)

@@ -43,8 +43,6 @@ class SlotTable:
 
     def write_blocks(self, plan: StepPlan) -> Array:
         """Applies the plan's block table writes; returns the flat indices written, int64."""
-        if not plan.table_slots:
-            return NO_WRITES
         slots, columns = np.asarray(plan.table_slots, np.int64), np.asarray(plan.table_columns, np.int64)
         index = slots * self.tables.shape[1] + columns
         self._flat_tables[index] = plan.table_blocks
@@ -91,5 +89,4 @@ class SlotTable:
         return positions + (blocks - columns) * self.block_size
 
 
-NO_WRITES = np.empty(0, np.int64)
-NO_ROWS = Rows(*[NO_WRITES] * 6)
+NO_ROWS = Rows(*[np.empty(0, np.int64)] * 6)
