@@ -96,7 +96,12 @@ def decode_batch(
 
 
 def decode_values(
-    batch: DecodeBatch, positions: Array, slot_mapping: Array, token_index: Array, writes: list[Array]
+    batch: DecodeBatch,
+    positions: Array,
+    slot_mapping: Array,
+    seq_lens: Array,
+    token_index: Array,
+    writes: list[Array],
 ) -> list[Array]:
     """A decode step's numbers in the order of FIELDS. Padding rows: no context, nothing stored."""
     size = batch.size
@@ -104,7 +109,7 @@ def decode_values(
         _NONE,
         _pad(positions, size, 0),
         _pad(slot_mapping, size, -1),
-        _pad(positions + 1, size, 0),
+        _pad(seq_lens, size, 0),
         _pad(token_index, size, 0),
         *batch.steady,
         *writes,

@@ -117,7 +117,7 @@ class ModelRunner:
         def decode_inputs(size: int) -> None:
             batch = decode_batch(-1, [], size, True, self._parameters)
             none = batch.slots
-            values = decode_values(batch, none, none, none, NO_WRITES)
+            values = decode_values(batch, none, none, none, none, NO_WRITES)
             self._staging.pack(values, decode_lengths(size, 0))
 
         def decode(size: int) -> Tensor:
@@ -159,13 +159,13 @@ class ModelRunner:
         slots, rows, size = batch.slots, len(batch.slots), batch.size
         if not rows:
             return slots, None
-        positions, slot_mapping = self._table.place_decodes(slots)
-        values = decode_values(batch, positions, slot_mapping, self._parameters.token_index[slots], writes)
+        placed = self._table.place_decodes(slots)
+        values = decode_values(batch, *placed, self._parameters.token_index[slots], writes)
         views = self._staging.pack(values, decode_lengths(size, len(writes[0])), batch.version)
         self._write_tables(views)
         if batch.is_captured and self._decode_graphs is not None:
             return slots, self._replay(self._decode_graphs, size, views, "slots", slots)
-        hidden = self._forward_decodes(views, int(positions.max()) + 1)
+        hidden = self._forward_decodes(views, int(placed[-1].max()))
         features = self._parameters.take_features(slots)
         return slots, self._sample(hidden, views, views["slots"], slots, features)
 

@@ -48,21 +48,21 @@ class SlotTable:
         self._flat_tables[index] = plan.table_blocks
         return index
 
-    def place_decodes(self, slots: Array) -> tuple[Array, Array]:
-        """One more token for each of `slots` [R]: its position and where it is stored, int64 [R] each."""
+    def place_decodes(self, slots: Array) -> tuple[Array, Array, Array]:
+        """One more token for each of `slots` [R]: its position, where it is stored and the length then, int64 [R] each."""
         if slots.size == 1:
             return self._place_one(int(slots[0]))
         positions = self.context[slots]
-        self.context[slots] = positions + 1
-        return positions, self._stored_at(slots, positions)
+        ends = self.context[slots] = positions + 1
+        return positions, self._stored_at(slots, positions), ends
 
-    def _place_one(self, slot: int) -> tuple[Array, Array]:
+    def _place_one(self, slot: int) -> tuple[Array, Array, Array]:
         """As place_decodes, in plain numbers: for one row the calls of numpy are all that it costs."""
         position = int(self.context[slot])
         self.context[slot] = position + 1
         column, offset = divmod(position, self.block_size)
         stored = int(self.tables[slot, column]) * self.block_size + offset
-        return np.array([position]), np.array([stored])
+        return np.array([position]), np.array([stored]), np.array([position + 1])
 
     def place_mixed(self, decode_slots: list[int], chunks: list[PrefillChunk]) -> Rows:
         """Lays out decodes and chunks, and moves their slots on by what the step computes."""

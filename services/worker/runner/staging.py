@@ -27,6 +27,8 @@ class _Layout:
     host: list[list[Array]]
     """By ring entry, by field."""
     device: dict[str, Tensor]
+    changing: list[int]
+    """The fields that are neither steady nor empty."""
     copies: list[tuple[Tensor, Tensor]]
     """By ring entry, what is copied: (device buffer, host buffer), up to the last field's end."""
 
@@ -81,7 +83,7 @@ class Staging:
             copied.synchronize()
         views = layout.host[entry]
         holds = None if version is None else (version, lengths[: self._steady.stop])
-        fields = self._changing if holds is not None and holds == self._holds[entry] else range(len(views))
+        fields = layout.changing if holds is not None and holds == self._holds[entry] else range(len(views))
         for field in fields:
             value, view = values[field], views[field]
             if value.size == view.size:
@@ -118,7 +120,8 @@ class Staging:
             device[name] = self._device[offset : offset + num_bytes].view(TORCH_DTYPES[dtype])
             offset += -(-num_bytes // ALIGNMENT) * ALIGNMENT
         copies = [(self._device[:offset], buffer[:offset]) for buffer in self._host]
-        return _Layout(host, device, copies)
+        changing = [field for field in self._changing if lengths[field]]
+        return _Layout(host, device, changing, copies)
 
 
 def upload(values: Array, device: torch.device) -> Tensor:
