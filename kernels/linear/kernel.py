@@ -6,6 +6,10 @@ Their options spare a layer of a decode step the launches around its products:
 - NORM (one token): x is the residual stream, and RMS normalisation (weight g, eps) happens on the way in. The row's
   scale is a factor of the whole result, so sum(w * g * x) and sum(x * x) come out of the same pass over K.
 - RESIDUAL: the result is added to `out` in place.
+
+With SPLITS above 1 (few outputs, which alone would leave most SMs idle) programs share an output's K. Each leaves its
+part in float32, and the last of them to arrive adds the parts up in the order of K, so that the result does not depend
+on who that was.
 """
 
 from __future__ import annotations
@@ -84,10 +88,10 @@ def gemv_kernel(
 
 
 @triton.jit
-def _fetch_ahead(weight_row, K: tl.constexpr, COLUMNS: tl.constexpr):
-    """Ask for the first columns of the weight rows [rows, 1] to be brought into L2, a line of 128 bytes each."""
+def _fetch_ahead(weight_row, depth, COLUMNS: tl.constexpr):
+    """Ask for the first of `depth` columns of weight rows [rows, 1] to be brought into L2, a line of 128 bytes each."""
     LINE: tl.constexpr = 128 // (weight_row.dtype.element_ty.primitive_bitwidth // 8)
-    lines = tl.minimum(tl.arange(0, COLUMNS // LINE) * LINE, K - 1)
+    lines = tl.minimum(tl.arange(0, COLUMNS // LINE) * LINE, depth - 1)
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [weight_row + lines[None, :]],
         dtype=tl.int32, is_pure=False, pack=1,
@@ -104,12 +108,37 @@ def _tile_dot(x, weight, total, WEIGHT_LEFT: tl.constexpr, PRECISION: tl.constex
     return total
 
 
+@triton.jit
+def _is_last(arrivals_ptr, COUNT: tl.constexpr):
+    """Whether this program is the last of COUNT to come here: then it sees all that they stored, and is to count anew."""
+    tl.debug_barrier()  # every thread's stores come before the count, which releases them
+    last = tl.atomic_add(arrivals_ptr, 1, sem="acq_rel") == COUNT - 1
+    if last:
+        tl.store(arrivals_ptr, 0)
+    return last
+
+
+@triton.jit
+def _write(
+    value, up, bias_ptr, out_ptr, place, row_index, mask, N,
+    SILU: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    """Bias, gate and residual of a tile of results, which goes to `out` at `place`."""
+    value = _finish(value, 1.0, up, bias_ptr, row_index, row_index < N, out_ptr.dtype.element_ty, SILU, BIAS)
+    if RESIDUAL:
+        rounded = value.to(out_ptr.dtype.element_ty).to(tl.float32)
+        value = rounded + tl.load(out_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + place, value.to(out_ptr.dtype.element_ty), mask=mask)
+
+
 @triton.jit(do_not_specialize=["T"])
 def skinny_kernel(
     x_ptr,  # [T, K]
     weight_ptr,  # [N, K], or [2 N, K] with SILU
     bias_ptr,  # [N]
     out_ptr,  # [T, N]
+    parts_ptr,  # [SPLITS, T, N] float32
+    arrivals_ptr,  # [tiles] int32, zero between launches
     T,
     N,
     K: tl.constexpr,
@@ -117,6 +146,7 @@ def skinny_kernel(
     BLOCK_N: tl.constexpr,
     SPAN: tl.constexpr,  # outputs per program, at most BLOCK_N: what is over is neither read nor stored
     BLOCK_K: tl.constexpr,
+    SPLITS: tl.constexpr,  # programs that share the inputs of an output; not with SILU
     STAGES: tl.constexpr,
     AHEAD: tl.constexpr,  # columns of the weights asked for before the kernel before has ended
     WEIGHT_LEFT: tl.constexpr,  # weights as the matrix units' left operand (64 rows and more use wgmma)
@@ -129,8 +159,10 @@ def skinny_kernel(
     rows = tl.program_id(0) * SPAN + tl.arange(0, BLOCK_N)
     tokens = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
     inside, real = (rows < N) & (tl.arange(0, BLOCK_N) < SPAN), tokens < T
-    weight_row = weight_ptr + rows.to(tl.int64)[:, None] * K
-    x_row = x_ptr + tokens.to(tl.int64)[:, None] * K
+    DEPTH: tl.constexpr = (K + SPLITS * BLOCK_K - 1) // (SPLITS * BLOCK_K) * BLOCK_K  # inputs of a program
+    begin = tl.program_id(2) * DEPTH if SPLITS > 1 else 0
+    weight_row = weight_ptr + rows.to(tl.int64)[:, None] * K + begin
+    x_row = x_ptr + tokens.to(tl.int64)[:, None] * K + begin
     if WEIGHT_LEFT:
         total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
         up_total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
@@ -139,15 +171,16 @@ def skinny_kernel(
         up_total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
     if PDL and AHEAD:
         # Weights do not depend on the kernel before: their first columns are on the way while it still runs.
-        near = weight_ptr + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * K
-        _fetch_ahead(near, K, AHEAD)
+        near = weight_ptr + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * K + begin
+        depth = tl.minimum(K - begin, DEPTH)
+        _fetch_ahead(near, depth, AHEAD)
         if SILU:
-            _fetch_ahead(near + N.to(tl.int64) * K, K, AHEAD)
+            _fetch_ahead(near + N.to(tl.int64) * K, depth, AHEAD)
     wait_upstream(PDL)
     launch_downstream(PDL)
-    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+    for start in tl.range(0, DEPTH, BLOCK_K, num_stages=STAGES):
         columns = start + tl.arange(0, BLOCK_K)
-        in_k = (columns < K)[None, :]
+        in_k = (columns < K - begin)[None, :]
         weight = tl.load(weight_row + columns[None, :], mask=inside[:, None] & in_k, other=0.0)
         x = tl.load(x_row + columns[None, :], mask=real[:, None] & in_k, other=0.0)
         total = _tile_dot(x, weight, total, WEIGHT_LEFT, PRECISION)
@@ -161,11 +194,16 @@ def skinny_kernel(
     else:
         row_index, token_index = rows[None, :], tokens[:, None]
         mask = inside[None, :] & real[:, None]
-    value = _finish(
-        total, 1.0, up_total, bias_ptr, row_index, row_index < N, out_ptr.dtype.element_ty, SILU, BIAS
-    )
-    target = out_ptr + token_index.to(tl.int64) * N + row_index
-    if RESIDUAL:
-        rounded = value.to(out_ptr.dtype.element_ty).to(tl.float32)
-        value = rounded + tl.load(target, mask=mask, other=0.0).to(tl.float32)
-    tl.store(target, value.to(out_ptr.dtype.element_ty), mask=mask)
+    place = token_index.to(tl.int64) * N + row_index
+    if SPLITS == 1:
+        _write(total, up_total, bias_ptr, out_ptr, place, row_index, mask, N, SILU, BIAS, RESIDUAL)
+    else:
+        part = parts_ptr + place
+        tl.store(part + tl.program_id(2).to(tl.int64) * T * N, total, mask=mask)
+        tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        if _is_last(arrivals_ptr + tile, SPLITS):
+            total = tl.zeros_like(total)
+            for split in tl.static_range(SPLITS):
+                # Past L1: it may have lines of the product before, which others have written to since.
+                total += tl.load(part + split * T * N, mask=mask, other=0.0, cache_modifier=".cg")
+            _write(total, total, bias_ptr, out_ptr, place, row_index, mask, N, False, BIAS, RESIDUAL)

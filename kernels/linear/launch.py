@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 import triton
 
+from kernels.checks import require
 from kernels.linear.kernel import gemv_kernel, skinny_kernel
 from kernels.pdl import launch_options
+
+# Tiles of one split product: few by nature, since splits are for products with fewer tiles than there are SMs.
+MAX_TILES = 1024
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Skinny:
     """A few tokens: each program makes `span` outputs of up to `block_t` tokens on the matrix units.
 
     A span that gives every SM the same number of programs beats a power of two; tiles are `block_n` wide all the same.
+    Where spans that are worth a program are too few for the SMs, `splits` programs share the inputs of each.
     """
 
     block_t: int
@@ -35,6 +41,7 @@ class Skinny:
     weight_left: bool
     span: int
     ahead: int
+    splits: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,14 +81,32 @@ def run_gemv(product: Product, config: Gemv) -> torch.Tensor:
     return product.out
 
 
+@functools.cache
+def arrivals(device: torch.device) -> torch.Tensor:
+    """[MAX_TILES] int32, zero between launches: counts the programs of each tile that have left their part.
+
+    One for all products of a device, at an address that captured graphs may keep: products follow each other on one
+    stream, and also where one starts before its predecessor's end it counts only after it. The first call must not be
+    within a capture, which would set the counters to zero only when it is replayed; steps run once before theirs.
+    """
+    return torch.zeros(MAX_TILES, dtype=torch.int32, device=device)
+
+
 def run_skinny(product: Product, config: Skinny) -> torch.Tensor:
     """Run the few-token kernel, in slices of `config.block_t` tokens; `product` has no norm."""
     tokens, depth = product.x.shape
     width = product.out.shape[1]
-    grid = (triton.cdiv(width, config.span), triton.cdiv(tokens, config.block_t))
+    grid = (triton.cdiv(width, config.span), triton.cdiv(tokens, config.block_t), config.splits)
+    parts = arrived = product.x  # never read
+    if config.splits > 1:
+        require(not product.silu, "gate and up of one product are not split")
+        require(grid[0] * grid[1] <= MAX_TILES, f"a split product may have {MAX_TILES} tiles, not {grid[:2]}")
+        parts = product.x.new_empty(config.splits, *product.out.shape, dtype=torch.float32)
+        arrived = arrivals(product.x.device)
     skinny_kernel[grid](
-        *product.operands(), tokens, width, K=depth,
-        BLOCK_T=config.block_t, BLOCK_N=config.block_n, SPAN=config.span, BLOCK_K=config.block_k, STAGES=config.stages, AHEAD=config.ahead,
+        *product.operands(), parts, arrived, tokens, width, K=depth,
+        BLOCK_T=config.block_t, BLOCK_N=config.block_n, SPAN=config.span, BLOCK_K=config.block_k, SPLITS=config.splits,
+        STAGES=config.stages, AHEAD=config.ahead,
         WEIGHT_LEFT=config.weight_left, PRECISION="ieee" if product.x.dtype == torch.float32 else "tf32",
         num_warps=config.warps, **product.fusions(),
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """Few-token products in Triton's interpreter (or on a GPU) against PyTorch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import DEVICE, TOLERANCE, relative_error
@@ -8,7 +10,7 @@ from kernels.activation.reference import silu_and_mul
 from kernels.norm.reference import rms_norm
 
 pytest.importorskip("triton")
-from kernels.linear.launch import Gemv, Product, Skinny, run_gemv, run_skinny
+from kernels.linear.launch import Gemv, Product, Skinny, arrivals, run_gemv, run_skinny
 
 CONFIGS = [
     Gemv(rows=1, block_k=128, warps=4),
@@ -54,3 +56,42 @@ def test_product_with_each_fusion(dtype: torch.dtype, config: Gemv | Skinny, fus
 
     product = Product(x, weight, out, bias, norm_weight, 1e-5, "silu" in fusion, fusion == "residual")
     assert relative_error(run(product, config), answer) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("fusion", ["none", "bias", "residual"])
+@pytest.mark.parametrize("splits", [2, 3, 5])
+@pytest.mark.parametrize("config", [config for config in CONFIGS if isinstance(config, Skinny)])
+def test_split_product_is_whole_and_the_same_again(
+    dtype: torch.dtype, config: Skinny, splits: int, fusion: str
+) -> None:
+    """With inputs that splits do not divide, and with more splits than there are inputs for."""
+    torch.manual_seed(splits)
+    tokens, width, depth = 19, 37, 200
+    x = torch.randn(tokens, depth, device=DEVICE).to(dtype)
+    weight = torch.randn(width, depth, device=DEVICE).to(dtype) / 10
+    bias = torch.randn(width, device=DEVICE).to(dtype) if fusion == "bias" else None
+    before = torch.full((tokens, width), float("nan"), device=DEVICE, dtype=dtype)
+    if fusion == "residual":
+        before = torch.randn_like(before)
+
+    answer = x.double() @ weight.double().T
+    if bias is not None:
+        answer += bias
+    if fusion == "residual":
+        answer += before
+
+    def split() -> torch.Tensor:
+        product = Product(x, weight, before.clone(), bias, residual=fusion == "residual")
+        return run_skinny(product, replace(config, splits=splits))
+
+    first = split()
+    assert relative_error(first, answer) < TOLERANCE[dtype]
+    assert not arrivals(x.device).any()
+    assert torch.equal(split(), first)
+
+
+def test_product_with_silu_is_not_split() -> None:
+    x, weight = torch.zeros(2, 64, device=DEVICE), torch.zeros(32, 64, device=DEVICE)
+    with pytest.raises(ValueError, match="not split"):
+        run_skinny(Product(x, weight, x.new_empty(2, 16), silu=True), replace(CONFIGS[2], splits=2))
