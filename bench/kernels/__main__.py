@@ -1,7 +1,7 @@
 """``python -m bench.kernels --out FILE [--only linear,attention,...] [--match R256]``: check, time, choose.
 
 Workers check the variants first, several at once, which also fills Triton's cache on disk; then one process times
-the right ones by turns. Beside FILE it writes the tuned table that `kernels/configs/` wants for this GPU.
+the right ones by turns. Beside FILE it writes this GPU's table with what was found: to be copied to `kernels/configs/`.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ from typing import Any
 import torch
 import triton
 
-from bench.kernels import attention, linear, sampling, simple, step
-from bench.kernels.choose import choose, table
+from bench.kernels import attention, linear, sampling, simple, splits, step
+from bench.kernels.choose import choose, merge, table, write
 from bench.kernels.measure import Group, check, time_group
+from kernels.configs import tuned
 
 OPS = {"linear": linear, "simple": simple, "sampling": sampling, "attention": attention, "step": step}
+# Part of the others, or not for a table: only where asked for.
+EXTRA = {"splits": splits}
 
 
 def groups(only: list[str], match: str) -> Iterator[Group]:
     for op in only:
-        yield from (group for group in OPS[op].groups() if re.search(match, group.shape))
+        yield from (group for group in (OPS | EXTRA)[op].groups() if re.search(match, group.shape))
 
 
 def share_of(only: list[str], match: str, share: int, shares: int) -> Iterator[Group]:
     """One share of the groups; those of one matrix stay together, since they compile the same kernels."""
     numbers: dict[str, int] = {}
     for group in groups(only, match):
-        name = f"{group.op} {group.key if group.op == 'linear' else group.shape}"
+        name = f"{group.op} {group.key} {max(group.tokens, 16)}" if group.op == "linear" else group.shape
         if numbers.setdefault(name, len(numbers)) % shares == share:
             yield group
 
@@ -124,10 +127,9 @@ def main() -> None:
         gc.collect()
         torch.cuda.empty_cache()
         options.out.write_text(json.dumps(result))
-    configs = choose(list(groups(only, options.match)), result["times"])
-    options.out.with_name(torch.cuda.get_device_name().replace(" ", "_") + ".json").write_text(
-        json.dumps(configs, indent=1)
-    )
+    choices = choose(list(groups(only, options.match)), result["times"])
+    configs = merge(tuned(torch.device("cuda")), choices)
+    options.out.with_name(torch.cuda.get_device_name().replace(" ", "_") + ".json").write_text(write(configs))
     options.out.write_text(json.dumps(result | {"configs": configs}))
     for row in wrong[:30]:
         reason = row.get("exception", f"error {row.get('error')}")

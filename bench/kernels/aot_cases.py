@@ -45,6 +45,10 @@ HEADS = (32, 8)
 HEAD_DIMS = (64, 80, 96, 112, 128, 192, 256)
 BLOCKS, BLOCK_SIZE, MAX_BLOCKS, SLOTS = 4096, 16, 513, 256
 WIDTH, VOCABULARY = 4096, 128256
+SPLIT = {
+    "kind": "skinny", "block_t": 32, "block_n": 64, "block_k": 128, "stages": 4, "warps": 4, "weight_left": True,
+    "span": 56, "ahead": 256, "splits": 8,
+}  # fmt: skip
 H200 = json.loads(Path(kernels.configs.__file__).with_name("NVIDIA_H200.json").read_text())
 
 
@@ -175,6 +179,8 @@ def products() -> Iterator[Case]:
             if entry["kind"] != "library":
                 name = f"{entry['kind']} {key} up to {entry['max_tokens']}"
                 yield Case(name, partial(product, entry, key, ""), 90)
+    for fusion in ("bias", "residual"):
+        yield Case(f"split {fusion}", partial(product, SPLIT, "1792x5120", fusion), 90)
 
 
 def cases() -> Iterator[Case]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +26,7 @@ def by_group(times: Times) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def choose(groups: Sequence[Group], times: Times) -> dict[str, Any]:
-    """The content of `kernels/configs/<GPU>.json`."""
+    """What was measured of the content of `kernels/configs/<GPU>.json`."""
     measured = by_group(times)
     tables: dict[str, Any] = {}
     for key, entries in _linear(groups, measured).items():
@@ -41,8 +43,36 @@ def choose(groups: Sequence[Group], times: Times) -> dict[str, Any]:
     return tables
 
 
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A GPU's table `old` with what `new` says instead: of products, for the shapes and numbers of tokens it has."""
+    products = {key: list(entries) for key, entries in old.get("linear", {}).items()}
+    for key, entries in new.get("linear", {}).items():
+        measured = {entry["max_tokens"] for entry in entries}
+        kept = [entry for entry in products.get(key, []) if entry["max_tokens"] not in measured]
+        products[key] = _joined(sorted([*kept, *entries], key=lambda entry: entry["max_tokens"]))
+    return {**old, **new, **({"linear": products} if products else {})}
+
+
+def write(configs: dict[str, Any]) -> str:
+    """The table as JSON, one choice a line."""
+    indented = json.dumps(configs, indent=1)
+    return (
+        re.sub(r"\{[^{}]+\}", lambda choice: "{" + " ".join(choice[0][1:-1].split()) + "}", indented) + "\n"
+    )
+
+
+def _joined(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries of ascending `max_tokens`, neighbours that agree as one."""
+    joined: list[dict[str, Any]] = []
+    for entry in entries:
+        if joined and {**joined[-1], "max_tokens": 0} == {**entry, "max_tokens": 0}:
+            joined.pop()
+        joined.append(entry)
+    return joined
+
+
 def _linear(groups: Sequence[Group], measured: dict[tuple[str, str], dict[str, float]]) -> dict[str, Any]:
-    """Per shape, entries of ascending `max_tokens`: each batch size's winner, neighbours that agree joined."""
+    """Per shape, entries of ascending `max_tokens`: each batch size's winner."""
     chosen: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for group in sorted((g for g in groups if g.op == "linear" and g.timed), key=lambda g: g.tokens):
         times = measured.get((group.op, group.shape), {})
@@ -52,11 +82,7 @@ def _linear(groups: Sequence[Group], measured: dict[tuple[str, str], dict[str, f
         best = min(configs, key=lambda name: times[name])
         if "library" in times and times[best] > MARGIN * times["library"]:
             best = "library"
-        entries, entry = chosen[group.key], {"max_tokens": group.tokens, **(configs[best] or {})}
-        if entries and {**entries[-1], "max_tokens": 0} == {**entry, "max_tokens": 0}:
-            entries[-1] = entry
-        else:
-            entries.append(entry)
+        chosen[group.key].append({"max_tokens": group.tokens, **(configs[best] or {})})
     return chosen
 
 

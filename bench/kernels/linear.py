@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -17,7 +18,8 @@ from kernels.norm.kernel import rms_norm_triton
 
 DEVICE = "cuda"
 EPS = 1e-5
-# (name, outputs, inputs, role); a role says what is fused around the product.
+# (name, outputs, inputs, role); a role says what is fused around the product. Over ranks the norm before qkv is not: it
+# comes with the sum over ranks.
 SHAPES = {
     "8b": [
         ("qkv", 6144, 4096, "norm"),
@@ -34,7 +36,7 @@ SHAPES = {
         ("head", 151936, 1024, "plain"),
     ],
     "32b-tp4": [
-        ("qkv", 1792, 5120, "norm"),
+        ("qkv", 1792, 5120, "bias"),
         ("o", 5120, 1280, "plain"),
         ("gate_up", 6912, 5120, "silu"),
         ("down", 5120, 6912, "plain"),
@@ -58,6 +60,7 @@ class Inputs:
     x: torch.Tensor
     weight: torch.Tensor
     norm: torch.Tensor
+    bias: torch.Tensor
     residual: torch.Tensor
     kept: torch.Tensor
 
@@ -71,7 +74,8 @@ def make_inputs(tokens: int, width: int, depth: int, role: str, seed: int) -> In
     rows = 2 * width if role == "silu" else width
     residual = random(tokens, width)
     weight = random(rows, depth).mul_(depth**-0.5)
-    return Inputs(random(tokens, depth), weight, 1 + 0.1 * random(depth), residual, residual.clone())
+    norm, bias = 1 + 0.1 * random(depth), random(width)
+    return Inputs(random(tokens, depth), weight, norm, bias, residual, residual.clone())
 
 
 def answer(role: str, inputs: Inputs) -> torch.Tensor:
@@ -81,7 +85,8 @@ def answer(role: str, inputs: Inputs) -> torch.Tensor:
     out = x @ weight.T
     if role == "silu":
         return silu_and_mul(out)
-    return out + inputs.residual.double() if role == "residual" else out
+    added = {"bias": inputs.bias, "residual": inputs.residual}.get(role)
+    return out if added is None else out + added.double()
 
 
 def library(role: str, inputs: Inputs) -> torch.Tensor:
@@ -91,7 +96,7 @@ def library(role: str, inputs: Inputs) -> torch.Tensor:
     x = rms_norm_triton(inputs.x, inputs.norm, EPS) if role in ("norm", "silu") else inputs.x
     if role == "residual":
         return inputs.residual.addmm_(x, inputs.weight.t())
-    out = F.linear(x, inputs.weight)
+    out = F.linear(x, inputs.weight, inputs.bias if role == "bias" else None)
     return silu_and_mul_triton(out) if role == "silu" else out
 
 
@@ -102,7 +107,8 @@ def few(role: str, config: Gemv | Skinny, inputs: Inputs) -> torch.Tensor:
     x, norm = inputs.x, inputs.norm if normed else None
     if norm is not None and isinstance(config, Skinny):
         x, norm = rms_norm_triton(x, norm, EPS), None
-    return run_few(Product(x, inputs.weight, out, None, norm, EPS, silu, role == "residual"), config)
+    bias = inputs.bias if role == "bias" else None
+    return run_few(Product(x, inputs.weight, out, bias, norm, EPS, silu, role == "residual"), config)
 
 
 def restore(inputs: Inputs) -> None:
@@ -130,44 +136,81 @@ def skinnies(width: int, block_t: int, silu: bool) -> Iterator[Skinny]:
                 yield Skinny(block_t, n, k, stages, 4, True, span, ahead)
 
 
+def splits(width: int, depth: int, block_t: int) -> Iterator[Skinny]:
+    """Wide spans whose inputs 2 to 16 programs share, so that the programs fill the 132 SMs once or twice.
+
+    With t tokens and spans of n outputs the programs read t / n times the weights' bytes of x besides, from L2: what
+    narrow spans lose by. No span under 40 for that, and none for which a tile of 128 is too narrow.
+    """
+    for per_sm, count in itertools.product((1, 2), (2, 4, 8, 16)):
+        span = even_span(width, 132 * per_sm // count)
+        if not 40 <= span <= 128:
+            continue
+        n = 64 if span <= 64 else 128
+        room = 220_000 // per_sm // (2 * (n + block_t))  # columns in shared memory
+        k = 128 if room >= 3 * 128 and depth % (count * 128) == 0 else 64
+        for ahead in (256, 1024):
+            yield Skinny(block_t, n, k, min(room // k, 6), n // 16, True, span, ahead, count)
+
+
+def block_of(tokens: int) -> int:
+    """Tokens of a tile: the matrix units' least, 16, or the next powers of two."""
+    return 16 if tokens <= 16 else 32 if tokens <= 32 else 64
+
+
+def named(role: str, config: Gemv | Skinny) -> Variant:
+    kind = "gemv" if isinstance(config, Gemv) else "skinny"
+    fields = asdict(config)
+    name = kind + " " + "/".join(str(int(value)) for value in fields.values())
+    return Variant(name, functools.partial(few, role, config), {"kind": kind, **fields})
+
+
 def variants(role: str, tokens: int, depth: int, width: int) -> Iterator[Variant]:
     yield Variant("library", functools.partial(library, role), {"kind": "library"})
     configs: list[Gemv | Skinny] = []
     if tokens == 1:
         configs += [config for config in GEMVS if config.block_k < 2 * depth]
-    block_t = 16 if tokens <= 16 else 32 if tokens <= 32 else 64
+    block_t = block_of(tokens)
     configs += [
         config
         for config in skinnies(width, block_t, role == "silu")
         if not (block_t == 64 and config.block_k * config.stages >= 1024)
         and (tokens > 1 or config.block_n <= 32)
     ]
+    if tokens > 1 and role != "silu":
+        configs += splits(width, depth, block_t)
     for config in configs:
-        kind = "gemv" if isinstance(config, Gemv) else "skinny"
-        fields = asdict(config)
-        name = kind + " " + "/".join(str(int(value)) for value in fields.values())
-        yield Variant(name, functools.partial(few, role, config), {"kind": kind, **fields})
-        if tokens == 1 and isinstance(config, Gemv) and config == GEMVS[0]:
-            yield Variant(name + " no-pdl", functools.partial(few, role, config), None, {"SHOAL_PDL": "0"})
+        variant = named(role, config)
+        yield variant
+        if tokens == 1 and config == GEMVS[0]:
+            yield Variant(variant.name + " no-pdl", variant.run, None, {"SHOAL_PDL": "0"})
+
+
+def group_of(
+    model: str, name: str, width: int, depth: int, role: str, tokens: int, tried: list[Variant]
+) -> Group:
+    """A product of a model's decode step, by each of the variants `tried`."""
+    rows = 2 * width if role == "silu" else width
+    return Group(
+        op="linear",
+        shape=f"{model} {name} T{tokens}",
+        variants=tried,
+        make=functools.partial(make_inputs, tokens, width, depth, role),
+        answer=functools.partial(answer, role),
+        bytes=2.0 * (rows * depth + tokens * (depth + width)),
+        flops=2.0 * tokens * rows * depth,
+        key=shape_key(width, depth, role == "silu"),
+        tokens=tokens,
+        prepare=restore,
+    )
 
 
 def groups() -> Iterator[Group]:
     for model, shapes in SHAPES.items():
         for name, width, depth, role in shapes:
             for tokens in TOKENS:
-                rows = 2 * width if role == "silu" else width
-                yield Group(
-                    op="linear",
-                    shape=f"{model} {name} T{tokens}",
-                    variants=list(variants(role, tokens, depth, width)),
-                    make=functools.partial(make_inputs, tokens, width, depth, role),
-                    answer=functools.partial(answer, role),
-                    bytes=2.0 * (rows * depth + tokens * (depth + width)),
-                    flops=2.0 * tokens * rows * depth,
-                    key=shape_key(width, depth, role == "silu"),
-                    tokens=tokens,
-                    prepare=restore,
-                )
+                tried = list(variants(role, tokens, depth, width))
+                yield group_of(model, name, width, depth, role, tokens, tried)
     yield from ragged()
 
 

@@ -13,7 +13,7 @@ from kernels.linear.kernel import gemv_kernel, skinny_kernel
 from kernels.pdl import launch_options
 
 # Tiles of one split product: few by nature, since splits are for products with fewer tiles than there are SMs.
-MAX_TILES = 1024
+MAX_TILES = 4096
 
 
 @dataclass(frozen=True)
