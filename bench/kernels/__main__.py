@@ -21,14 +21,14 @@ from typing import Any
 import torch
 import triton
 
-from bench.kernels import attention, linear, sampling, simple, splits, step
+from bench.kernels import attention, few, linear, sampling, simple, step
 from bench.kernels.choose import choose, merge, table, write
 from bench.kernels.measure import Group, check, time_group
 from kernels.configs import tuned
 
 OPS = {"linear": linear, "simple": simple, "sampling": sampling, "attention": attention, "step": step}
 # Part of the others, or not for a table: only where asked for.
-EXTRA = {"splits": splits}
+EXTRA = {"few": few}
 
 
 def groups(only: list[str], match: str) -> Iterator[Group]:

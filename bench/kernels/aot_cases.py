@@ -31,8 +31,8 @@ from kernels.attention.launch import (
 )
 from kernels.attention.work import prefill_work
 from kernels.embedding.kernel import embedding_triton
-from kernels.linear.launch import Gemv, Product
-from kernels.linear.table import DEFAULT_GEMV, parse_choice, run_few
+from kernels.linear.launch import Gemv, Product, Skinny, run_parts
+from kernels.linear.table import DEFAULT_GEMV, MAX_FEW_TOKENS, parse_choice, run_few
 from kernels.norm.kernel import rms_norm_triton
 from kernels.rank_sum import AREAS, FEW_TOKENS, MAX_PROGRAMS, PeerMemory
 from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
@@ -141,6 +141,16 @@ def product(entry: dict[str, Any] | None, key: str, fusion: str, tokens: int) ->
     run_few(Product(x, weight, out, bias, norm, 1e-6, silu, fusion == "residual"), config)
 
 
+def split_parts(tokens: int) -> None:
+    """A product in parts, and the kernel that sums them; steps of more tokens have no parts."""
+    config = parse_choice(SPLIT)
+    assert isinstance(config, Skinny)
+    tokens = min(tokens, MAX_FEW_TOKENS)
+    cache = empty(BLOCKS, BLOCK_SIZE, 2, 128)
+    parts = run_parts(empty(tokens, 5120), empty(1792, 5120), empty(1792), config)
+    rope_and_store_triton(parts, long(tokens), real(8192, 128), long(tokens), cache, cache, 10, 2)
+
+
 def rank_sum(ranks: int, width: int, shared_out: bool, tokens: int) -> None:
     """Both areas, of more tokens than one: a single token has a kernel of its own."""
     tokens = tokens + 1 + (FEW_TOKENS if shared_out else 0)
@@ -181,6 +191,7 @@ def products() -> Iterator[Case]:
                 yield Case(name, partial(product, entry, key, ""), 90)
     for fusion in ("bias", "residual"):
         yield Case(f"split {fusion}", partial(product, SPLIT, "1792x5120", fusion), 90)
+    yield Case("split parts", split_parts, 90)
 
 
 def cases() -> Iterator[Case]:

@@ -123,7 +123,7 @@ def even_span(width: int, programs: int) -> int:
 def skinnies(width: int, block_t: int, silu: bool) -> Iterator[Skinny]:
     """Tiles of powers of two, and spans that fill the 132 SMs once or twice."""
     for n, k, stages, warps, left in SKINNIES:
-        yield Skinny(block_t, n, k, stages, warps, left, n)
+        yield Skinny(block_t, n, k, stages, warps, left, n, 0)
     for programs in (132, 264):
         span = even_span(width, programs)
         n = max(1 << (span - 1).bit_length(), 64)

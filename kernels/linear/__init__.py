@@ -39,6 +39,21 @@ def linear(
     return linear_cuda(x, weight, bias, out)
 
 
+def linear_parts(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`linear`, or where the GPU's table splits K float32 parts [S, T, N], whose sum in order, rounded, it is.
+
+    For `kernels.rope_kv.rope_and_store`, which takes either.
+    """
+    require_rows("x", x, weight.shape[1])
+    if bias is not None:
+        require_vector("bias", bias, weight.shape[0])
+    if not x.is_cuda:
+        return reference.linear(x, weight, bias)
+    from kernels.linear.table import linear_parts_cuda
+
+    return linear_parts_cuda(x, weight, bias)
+
+
 def linear_silu_and_mul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`silu(gate) * up` of the fused projection: `x` [T, K], `weight` [2 I, K] (gate rows, then up rows): [T, I]."""
     require_rows("x", x, weight.shape[1])

@@ -9,7 +9,8 @@ Their options spare a layer of a decode step the launches around its products:
 
 With SPLITS above 1 (few outputs, which alone would leave most SMs idle) programs share an output's K. Each leaves its
 part in float32, and the last of them to arrive adds the parts up in the order of K, so that the result does not depend
-on who that was.
+on who that was. Without JOIN the parts are the result, bias in the first, for a next kernel that adds them up as it reads:
+waiting for the last and reading its tile back takes a program longer than many programs take to read their shares.
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ def skinny_kernel(
     SPAN: tl.constexpr,  # outputs per program, at most BLOCK_N: what is over is neither read nor stored
     BLOCK_K: tl.constexpr,
     SPLITS: tl.constexpr,  # programs that share the inputs of an output; not with SILU
+    JOIN: tl.constexpr,  # without it not with RESIDUAL
     STAGES: tl.constexpr,
     AHEAD: tl.constexpr,  # columns of the weights asked for before the kernel before has ended
     WEIGHT_LEFT: tl.constexpr,  # weights as the matrix units' left operand (64 rows and more use wgmma)
@@ -198,12 +200,16 @@ def skinny_kernel(
     if SPLITS == 1:
         _write(total, up_total, bias_ptr, out_ptr, place, row_index, mask, N, SILU, BIAS, RESIDUAL)
     else:
+        if BIAS and not JOIN:
+            bias = tl.load(bias_ptr + row_index, mask=row_index < N, other=0.0).to(tl.float32)
+            total += tl.where(tl.program_id(2) == 0, bias, 0.0)
         part = parts_ptr + place
         tl.store(part + tl.program_id(2).to(tl.int64) * T * N, total, mask=mask)
-        tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-        if _is_last(arrivals_ptr + tile, SPLITS):
-            total = tl.zeros_like(total)
-            for split in tl.static_range(SPLITS):
-                # Past L1: it may have lines of the product before, which others have written to since.
-                total += tl.load(part + split * T * N, mask=mask, other=0.0, cache_modifier=".cg")
-            _write(total, total, bias_ptr, out_ptr, place, row_index, mask, N, False, BIAS, RESIDUAL)
+        if JOIN:
+            tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+            if _is_last(arrivals_ptr + tile, SPLITS):
+                total = tl.zeros_like(total)
+                for split in tl.static_range(SPLITS):
+                    # Past L1: it may have lines of the product before, which others have written to since.
+                    total += tl.load(part + split * T * N, mask=mask, other=0.0, cache_modifier=".cg")
+                _write(total, total, bias_ptr, out_ptr, place, row_index, mask, N, False, BIAS, RESIDUAL)

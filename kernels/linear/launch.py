@@ -94,20 +94,35 @@ def arrivals(device: torch.device) -> torch.Tensor:
 
 def run_skinny(product: Product, config: Skinny) -> torch.Tensor:
     """Run the few-token kernel, in slices of `config.block_t` tokens; `product` has no norm."""
+    parts = product.x  # never read
+    if config.splits > 1:
+        require(not product.silu, "gate and up of one product are not split")
+        parts = product.x.new_empty(config.splits, *product.out.shape, dtype=torch.float32)
+    _launch_skinny(product, config, parts, join=True)
+    return product.out
+
+
+def run_parts(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, config: Skinny
+) -> torch.Tensor:
+    """[splits, T, N] float32 that add up to the product, for a next kernel that adds them as it reads."""
+    parts = x.new_empty(config.splits, x.shape[0], weight.shape[0], dtype=torch.float32)
+    _launch_skinny(Product(x, weight, parts[0], bias), config, parts, join=False)
+    return parts
+
+
+def _launch_skinny(product: Product, config: Skinny, parts: torch.Tensor, join: bool) -> None:
     tokens, depth = product.x.shape
     width = product.out.shape[1]
     grid = (triton.cdiv(width, config.span), triton.cdiv(tokens, config.block_t), config.splits)
-    parts = arrived = product.x  # never read
-    if config.splits > 1:
-        require(not product.silu, "gate and up of one product are not split")
-        require(grid[0] * grid[1] <= MAX_TILES, f"a split product may have {MAX_TILES} tiles, not {grid[:2]}")
-        parts = product.x.new_empty(config.splits, *product.out.shape, dtype=torch.float32)
-        arrived = arrivals(product.x.device)
+    counted = config.splits > 1 and join
+    require(
+        not counted or grid[0] * grid[1] <= MAX_TILES, f"at most {MAX_TILES} tiles are split, not {grid[:2]}"
+    )
     skinny_kernel[grid](
-        *product.operands(), parts, arrived, tokens, width, K=depth,
+        *product.operands(), parts, arrivals(parts.device) if counted else parts, tokens, width, K=depth,
         BLOCK_T=config.block_t, BLOCK_N=config.block_n, SPAN=config.span, BLOCK_K=config.block_k, SPLITS=config.splits,
-        STAGES=config.stages, AHEAD=config.ahead,
+        JOIN=join, STAGES=config.stages, AHEAD=config.ahead,
         WEIGHT_LEFT=config.weight_left, PRECISION="ieee" if product.x.dtype == torch.float32 else "tf32",
         num_warps=config.warps, **product.fusions(),
     )  # fmt: skip
-    return product.out

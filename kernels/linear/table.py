@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from kernels.activation.kernel import silu_and_mul_triton
 from kernels.configs import tuned
-from kernels.linear.launch import Gemv, Product, Skinny, run_gemv, run_skinny
+from kernels.linear.launch import Gemv, Product, Skinny, run_gemv, run_parts, run_skinny
 from kernels.norm.kernel import rms_norm_triton
 
 # Past this many tokens the library always wins: the products are no longer bound by reading weights.
@@ -61,6 +61,14 @@ def linear_cuda(
     if out is None:
         out = x.new_empty(x.shape[0], weight.shape[0])
     return run_few(Product(x, weight, out, bias), config)
+
+
+def linear_parts_cuda(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """See `kernels.linear.linear_parts`."""
+    config = choose(x.device, x.shape[0], *weight.shape, False)
+    if isinstance(config, Skinny) and config.splits > 1:
+        return run_parts(x, weight, bias, config)
+    return linear_cuda(x, weight, bias)
 
 
 def linear_silu_and_mul_cuda(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,8 @@ def rope_and_store(
 ) -> torch.Tensor:
     """Rotate q and k, write k and v to their cache slots, return q as [T, Hq, D].
 
-    qkv:            [T, (Hq + 2 Hkv) D], the fused projection's output.
+    qkv:            [T, (Hq + 2 Hkv) D], the fused projection's output; or float32 parts of it [S, T, (Hq + 2 Hkv) D],
+                    which are summed in order and rounded to the caches' type.
     positions:      [T] int32 or int64, each token's absolute position.
     cos_sin:        [max_pos, D_rot] float32: cosines of the D_rot / 2 frequencies, then sines. Only the first D_rot
                     dimensions of a head turn (rotate-half pairing i with i + D_rot / 2).
@@ -40,9 +41,10 @@ def rope_and_store(
     The rotation is computed in float32 and rounded once. Raises ValueError for shapes that do not match.
     """
     head_dim = k_cache.shape[-1]
-    require_rows("qkv", qkv, (num_q_heads + 2 * num_kv_heads) * head_dim)
-    require_vector("positions", positions, qkv.shape[0])
-    require_vector("slot_mapping", slot_mapping, qkv.shape[0])
+    require(qkv.dim() in (2, 3) and qkv.is_contiguous(), "qkv must be contiguous, a result or parts of one")
+    require_rows("qkv", qkv.flatten(0, -2), (num_q_heads + 2 * num_kv_heads) * head_dim)
+    require_vector("positions", positions, qkv.shape[-2])
+    require_vector("slot_mapping", slot_mapping, qkv.shape[-2])
     require(cos_sin.dim() == 2 and cos_sin.dtype == torch.float32, "cos_sin must be [max_pos, D_rot] float32")
     require(
         cos_sin.shape[1] % 2 == 0 and cos_sin.shape[1] <= head_dim, f"cos_sin has {cos_sin.shape[1]} columns"

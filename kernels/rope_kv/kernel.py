@@ -13,9 +13,15 @@ HEADS_FEW_TOKENS, HEADS_MANY_TOKENS, MANY_TOKENS = 1, 8, 128
 
 
 @triton.jit
-def _load_part(base, head, columns, inside, D: tl.constexpr):
-    """[HEADS, columns] float32 slice of each head of one token."""
-    return tl.load(base + head[:, None] * D + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+def _load_part(base, between, head, columns, inside, dtype, D: tl.constexpr, PARTS: tl.constexpr):
+    """[HEADS, columns] float32 slice of each head of one token, summed over parts that are `between` apart."""
+    place = base + head[:, None] * D + columns[None, :]
+    value = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    if PARTS > 1:
+        for part in tl.static_range(1, PARTS):
+            value += tl.load(place + part * between, mask=inside, other=0.0)
+        value = value.to(dtype).to(tl.float32)  # as the product would have been rounded
+    return value
 
 
 @triton.jit
@@ -56,7 +62,7 @@ def _scaled(
 
 @triton.jit
 def rope_and_store_kernel(
-    qkv_ptr,  # [T, (Hq + 2 Hkv) D]
+    qkv_ptr,  # [PARTS, T, (Hq + 2 Hkv) D]: float32 where there are several, which add up to it
     positions_ptr,  # [T]
     cos_sin_ptr,  # [max_pos, 2 HALF]
     slot_ptr,  # [T]
@@ -73,6 +79,7 @@ def rope_and_store_kernel(
     BLOCK_HALF: tl.constexpr,  # HALF to the next power of two
     BLOCK_REST: tl.constexpr,  # dimensions that do not turn, to the next power of two; 0 for none
     HEADS: tl.constexpr,  # heads per program, a power of two
+    PARTS: tl.constexpr,
     NORM: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -84,12 +91,14 @@ def rope_and_store_kernel(
     wait_upstream(PDL)
     launch_downstream(PDL)
     base = qkv_ptr + token * (HQ + 2 * HKV) * D
-    left = _load_part(base, head, half, half_inside, D)
-    right = _load_part(base, head, half + HALF, half_inside, D)
+    between = tl.num_programs(0).to(tl.int64) * (HQ + 2 * HKV) * D
+    dtype = q_ptr.dtype.element_ty
+    left = _load_part(base, between, head, half, half_inside, dtype, D, PARTS)
+    right = _load_part(base, between, head, half + HALF, half_inside, dtype, D, PARTS)
     if BLOCK_REST:
         rest_columns = 2 * HALF + tl.arange(0, BLOCK_REST)
         rest_inside = real & (rest_columns < D)[None, :]
-        rest = _load_part(base, head, rest_columns, rest_inside, D)
+        rest = _load_part(base, between, head, rest_columns, rest_inside, dtype, D, PARTS)
     if NORM:
         square = tl.sum(left * left, axis=1) + tl.sum(right * right, axis=1)
         if BLOCK_REST:
@@ -130,8 +139,9 @@ def rope_and_store_triton(
     eps: float = 1e-6,
 ) -> torch.Tensor:
     """See `kernels.rope_kv.rope_and_store`."""
-    num_tokens, head_dim, half = qkv.shape[0], k_cache.shape[-1], cos_sin.shape[1] // 2
-    q = qkv.new_empty(num_tokens, num_q_heads, head_dim)
+    num_tokens, head_dim, half = qkv.shape[-2], k_cache.shape[-1], cos_sin.shape[1] // 2
+    parts, dtype = (len(qkv), k_cache.dtype) if qkv.dim() == 3 else (1, qkv.dtype)
+    q = qkv.new_empty(num_tokens, num_q_heads, head_dim, dtype=dtype)
     if not num_tokens:
         return q
     heads = HEADS_MANY_TOKENS if num_tokens >= MANY_TOKENS else HEADS_FEW_TOKENS
@@ -140,7 +150,7 @@ def rope_and_store_triton(
         qkv, positions, cos_sin, slot_mapping,
         qkv if q_norm_weight is None else q_norm_weight, qkv if k_norm_weight is None else k_norm_weight,
         q, k_cache, v_cache, eps, num_q_heads, num_kv_heads, head_dim,
-        half, triton.next_power_of_2(half), triton.next_power_of_2(rest) if rest else 0, heads,
+        half, triton.next_power_of_2(half), triton.next_power_of_2(rest) if rest else 0, heads, parts,
         q_norm_weight is not None, num_warps=4 if heads > 1 else 1, **launch_options(qkv.device),
     )  # fmt: skip
     return q

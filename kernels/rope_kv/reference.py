@@ -48,6 +48,8 @@ def rope_and_store(
     memo: dict[Any, Any] | None = None,
 ) -> torch.Tensor:
     """See `kernels.rope_kv.rope_and_store`."""
+    if qkv.dim() == 3:
+        qkv = qkv.sum(0).to(k_cache.dtype)
     memo = {} if memo is None else memo
     if "rotation" not in memo:
         memo["rotation"] = rotation(cos_sin, positions)

@@ -10,7 +10,7 @@ from kernels.activation.reference import silu_and_mul
 from kernels.norm.reference import rms_norm
 
 pytest.importorskip("triton")
-from kernels.linear.launch import Gemv, Product, Skinny, arrivals, run_gemv, run_skinny
+from kernels.linear.launch import Gemv, Product, Skinny, arrivals, run_gemv, run_parts, run_skinny
 
 CONFIGS = [
     Gemv(rows=1, block_k=128, warps=4),
@@ -89,6 +89,9 @@ def test_split_product_is_whole_and_the_same_again(
     assert relative_error(first, answer) < TOLERANCE[dtype]
     assert not arrivals(x.device).any()
     assert torch.equal(split(), first)
+    if fusion != "residual":
+        parts = run_parts(x, weight, bias, replace(config, splits=splits))
+        assert relative_error(parts.sum(0), answer) < TOLERANCE[dtype]
 
 
 def test_product_with_silu_is_not_split() -> None:

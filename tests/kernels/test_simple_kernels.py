@@ -65,14 +65,22 @@ def test_embedding_gives_zeros_outside_the_shard(id_type: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("with_norm", [False, True])
 @pytest.mark.parametrize(("head_dim", "rotated"), [(32, 32), (32, 16), (24, 24)])
-@pytest.mark.parametrize("are_many", [False, True])
+@pytest.mark.parametrize(("are_many", "parts"), [(False, None), (True, None), (False, 3)])
 def test_rope_and_store(
-    dtype: torch.dtype, with_norm: bool, head_dim: int, rotated: int, are_many: bool, monkeypatch
+    dtype: torch.dtype,
+    with_norm: bool,
+    head_dim: int,
+    rotated: int,
+    are_many: bool,
+    parts: int | None,
+    monkeypatch,
 ) -> None:
     tokens = 3
     monkeypatch.setattr("kernels.rope_kv.kernel.MANY_TOKENS", tokens if are_many else tokens + 1)
     num_q, num_kv, blocks, block_size = 3, 2, 40, 4
     qkv = random(tokens, (num_q + 2 * num_kv) * head_dim, dtype=dtype)
+    if parts is not None:
+        qkv = random(parts, *qkv.shape)
     positions = torch.randint(0, 50, (tokens,), device=DEVICE)
     cos_sin = random(50, rotated)
     slots = torch.randperm(blocks * block_size, device=DEVICE)[:tokens]

@@ -122,7 +122,7 @@ class Attention:
         positions: int64 [T]. The step's keys and values are written to `kv`. `only`: the rows that attend, of which
         `stream` [R, H] then is; without it all do.
         """
-        attended = self._attend(self.qkv(x), positions, kv, meta, only)
+        attended = self._attend(self.qkv.parts(x), positions, kv, meta, only)
         return self.o.add_and_normalise(attended, stream, next_norm)
 
     def add_to(
@@ -147,7 +147,10 @@ class Attention:
     def _attend(
         self, qkv: Tensor, positions: Tensor, kv: LayerKV, meta: StepMeta, only: SampledRows | None
     ) -> Tensor:
-        """qkv [T, (query + 2 KV heads) * head_dim] to the heads' outputs side by side, of all tokens or `only` [R]."""
+        """qkv [T, (query + 2 KV heads) * head_dim] to the heads' outputs side by side, of all tokens or `only` [R].
+
+        Or parts of it [S, T, ...]: see `rope_and_store`.
+        """
         q = rope_and_store(
             qkv,
             positions,

@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels.linear import (
     linear,
     linear_add,
+    linear_parts,
     linear_silu_and_mul,
     norm_linear,
     norm_linear_silu_and_mul,
@@ -64,6 +65,10 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """x [T, in_features] to [T, this rank's output features]."""
         return linear(x, self.weight, self.bias)
+
+    def parts(self, x: Tensor) -> Tensor:
+        """What `rope_and_store` takes of the product: it, or float32 parts [S, T, this rank's output features] of it."""
+        return linear_parts(x, self.weight, self.bias)
 
     def silu_and_mul(self, x: Tensor) -> Tensor:
         """The product of a fused gate and up projection, activated: [T, half the output features]."""
