@@ -189,8 +189,6 @@ def products() -> Iterator[Case]:
             if entry["kind"] != "library":
                 name = f"{entry['kind']} {key} up to {entry['max_tokens']}"
                 yield Case(name, partial(product, entry, key, ""), 90)
-    for fusion in ("bias", "residual"):
-        yield Case(f"split {fusion}", partial(product, SPLIT, "1792x5120", fusion), 90)
     yield Case("split parts", split_parts, 90)
 
 

@@ -29,7 +29,6 @@ from bench.kernels.linear import (
     make_inputs,
     named,
     splits,
-    variants,
 )
 from bench.kernels.measure import Group, Variant
 from bench.kernels.simple import rope_inputs, rope_view
@@ -87,28 +86,19 @@ def qkv_answer(inputs: QKVInputs) -> torch.Tensor:
     return out
 
 
-def qkv(config: Skinny | None, joined: bool, inputs: QKVInputs) -> torch.Tensor:
-    """q, of parts that RoPE sums or that the product joined; without a configuration by the library."""
+def qkv(config: Skinny | None, inputs: QKVInputs) -> torch.Tensor:
+    """q, of parts that RoPE sums; without a configuration by the library."""
     x, weight, bias = inputs.product.x, inputs.product.weight, inputs.product.bias
     pause(x)
-    if config is None:
-        out = F.linear(x, weight, bias)
-    elif joined:
-        out = run_few(Product(x, weight, x.new_empty(x.shape[0], weight.shape[0]), bias), config)
-    else:
-        out = run_parts(x, weight, bias, config)
+    out = F.linear(x, weight, bias) if config is None else run_parts(x, weight, bias, config)
     return rope_and_store_triton(out, **inputs.rope)
 
 
 def qkv_group(width: int, depth: int, tokens: int) -> Group:
-    tried = [Variant("library", functools.partial(qkv, None, False), {"kind": "library"})]
+    tried = [Variant("library", functools.partial(qkv, None), {"kind": "library"})]
     for config in splits(width, depth, block_of(tokens)):
         name = named("bias", config).name
-        tried.append(
-            Variant(name, functools.partial(qkv, config, False), {"kind": "skinny", **asdict(config)})
-        )
-        if config.ahead > 256:
-            tried.append(Variant(f"joined {name}", functools.partial(qkv, config, True)))
+        tried.append(Variant(name, functools.partial(qkv, config), {"kind": "skinny", **asdict(config)}))
     return replace(
         group_of("32b-tp4", "pause+qkv+rope", width, depth, "bias", tokens, tried),
         make=functools.partial(make_qkv, tokens, width, depth),
@@ -144,25 +134,13 @@ def gate_up_group(width: int, depth: int, tokens: int) -> Group:
     return replace(group, answer=gate_up_answer, prepare=None)
 
 
-def product_group(model: str, name: str, width: int, depth: int, role: str, tokens: int) -> Group:
-    now = choose(torch.device(DEVICE), tokens, width, depth, False)
-    configs = [*([now] if now else []), *splits(width, depth, block_of(tokens))]
-    library = next(variants(role, tokens, depth, width))
-    by_name = {variant.name: variant for variant in (named(role, config) for config in configs)}
-    return group_of(model, name, width, depth, role, tokens, [library, *by_name.values()])
-
-
 def groups() -> Iterator[Group]:
     """By what they may win, the most first."""
-    shapes = {(model, shape[0]): shape for model, listed in SHAPES.items() for shape in listed}
+    shapes = {shape[0]: shape for shape in SHAPES["32b-tp4"]}
     yield Group(
         "pause", "32b-tp4 pause", [Variant("pause", pause)], lambda _: torch.empty(1, device=DEVICE), None
     )
     for make, name in ((qkv_group, "qkv"), (gate_up_group, "gate_up")):
-        _, width, depth, _ = shapes["32b-tp4", name]
+        _, width, depth, _ = shapes[name]
         for tokens in TOKENS:
             yield make(width, depth, tokens)
-    for model, name in (("32b-tp4", "down"), ("32b-tp4", "o"), ("8b", "down"), ("8b", "o"), ("8b", "qkv")):
-        _, width, depth, role = shapes[model, name]
-        for tokens in TOKENS:
-            yield product_group(model, name, width, depth, role, tokens)

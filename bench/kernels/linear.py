@@ -177,8 +177,6 @@ def variants(role: str, tokens: int, depth: int, width: int) -> Iterator[Variant
         if not (block_t == 64 and config.block_k * config.stages >= 1024)
         and (tokens > 1 or config.block_n <= 32)
     ]
-    if tokens > 1 and role != "silu":
-        configs += splits(width, depth, block_t)
     for config in configs:
         variant = named(role, config)
         yield variant

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
 import triton
 
-from kernels.checks import require
 from kernels.linear.kernel import gemv_kernel, skinny_kernel
 from kernels.pdl import launch_options
-
-# Tiles of one split product: few by nature, since splits are for products with fewer tiles than there are SMs.
-MAX_TILES = 4096
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,8 @@ class Skinny:
     """A few tokens: each program makes `span` outputs of up to `block_t` tokens on the matrix units.
 
     A span that gives every SM the same number of programs beats a power of two; tiles are `block_n` wide all the same.
-    Where spans that are worth a program are too few for the SMs, `splits` programs share the inputs of each.
+    Where spans that are worth a program are too few for the SMs, `splits` programs share the inputs of each, if the
+    next kernel takes the product in parts.
     """
 
     block_t: int
@@ -81,24 +77,9 @@ def run_gemv(product: Product, config: Gemv) -> torch.Tensor:
     return product.out
 
 
-@functools.cache
-def arrivals(device: torch.device) -> torch.Tensor:
-    """[MAX_TILES] int32, zero between launches: counts the programs of each tile that have left their part.
-
-    One for all products of a device, at an address that captured graphs may keep: products follow each other on one
-    stream, and also where one starts before its predecessor's end it counts only after it. The first call must not be
-    within a capture, which would set the counters to zero only when it is replayed; steps run once before theirs.
-    """
-    return torch.zeros(MAX_TILES, dtype=torch.int32, device=device)
-
-
 def run_skinny(product: Product, config: Skinny) -> torch.Tensor:
-    """Run the few-token kernel, in slices of `config.block_t` tokens; `product` has no norm."""
-    parts = product.x  # never read
-    if config.splits > 1:
-        require(not product.silu, "gate and up of one product are not split")
-        parts = product.x.new_empty(config.splits, *product.out.shape, dtype=torch.float32)
-    _launch_skinny(product, config, parts, join=True)
+    """Run the few-token kernel, in slices of `config.block_t` tokens; `product` has no norm. Nothing is split."""
+    _launch_skinny(product, config, splits=1)
     return product.out
 
 
@@ -107,22 +88,18 @@ def run_parts(
 ) -> torch.Tensor:
     """[splits, T, N] float32 that add up to the product, for a next kernel that adds them as it reads."""
     parts = x.new_empty(config.splits, x.shape[0], weight.shape[0], dtype=torch.float32)
-    _launch_skinny(Product(x, weight, parts[0], bias), config, parts, join=False)
+    _launch_skinny(Product(x, weight, parts, bias), config, config.splits)
     return parts
 
 
-def _launch_skinny(product: Product, config: Skinny, parts: torch.Tensor, join: bool) -> None:
+def _launch_skinny(product: Product, config: Skinny, splits: int) -> None:
     tokens, depth = product.x.shape
-    width = product.out.shape[1]
-    grid = (triton.cdiv(width, config.span), triton.cdiv(tokens, config.block_t), config.splits)
-    counted = config.splits > 1 and join
-    require(
-        not counted or grid[0] * grid[1] <= MAX_TILES, f"at most {MAX_TILES} tiles are split, not {grid[:2]}"
-    )
+    width = product.out.shape[-1]
+    grid = (triton.cdiv(width, config.span), triton.cdiv(tokens, config.block_t), splits)
     skinny_kernel[grid](
-        *product.operands(), parts, arrivals(parts.device) if counted else parts, tokens, width, K=depth,
-        BLOCK_T=config.block_t, BLOCK_N=config.block_n, SPAN=config.span, BLOCK_K=config.block_k, SPLITS=config.splits,
-        JOIN=join, STAGES=config.stages, AHEAD=config.ahead,
+        *product.operands(), tokens, width, K=depth,
+        BLOCK_T=config.block_t, BLOCK_N=config.block_n, SPAN=config.span, BLOCK_K=config.block_k, SPLITS=splits,
+        STAGES=config.stages, AHEAD=config.ahead,
         WEIGHT_LEFT=config.weight_left, PRECISION="ieee" if product.x.dtype == torch.float32 else "tf32",
         num_warps=config.warps, **product.fusions(),
     )  # fmt: skip
