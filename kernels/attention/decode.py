@@ -15,14 +15,12 @@ from kernels.pdl import launch_downstream, wait_upstream
 
 
 @triton.jit
-def span_of(
-    row, split, seq_lens_ptr, window, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, MIN_SPAN: tl.constexpr
-):
+def span_of(row, split, splits, seq_lens_ptr, window, BLOCK_N: tl.constexpr, MIN_SPAN: tl.constexpr):
     """First and last-plus-one position of span `split` of `row`, and how many spans the row uses (at least 1)."""
     seq_len = tl.load(seq_lens_ptr + row)
     start = tl.maximum(seq_len - window, 0)
     length = seq_len - start
-    span = tl.maximum(tl.cdiv(tl.cdiv(length, SPLITS), BLOCK_N) * BLOCK_N, MIN_SPAN)
+    span = tl.maximum(tl.cdiv(tl.cdiv(length, splits), BLOCK_N) * BLOCK_N, MIN_SPAN)
     begin = start + split * span
     return begin, tl.minimum(begin + span, seq_len), tl.maximum(tl.cdiv(length, span), 1)
 
@@ -100,11 +98,11 @@ def attend_span(
 def join_spans(
     partial, log_sum, num_spans,
     D: tl.constexpr, BLOCK_D: tl.constexpr, MAX_SPLITS: tl.constexpr,
-    GROUP: tl.constexpr, BLOCK_G: tl.constexpr, SPLITS: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
     """Weighted mean [BLOCK_G, BLOCK_D] of the spans' outputs, in span order."""
     group, columns = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D)
-    spans = tl.arange(0, SPLITS)
+    spans = tl.arange(0, MAX_SPLITS)
     real = (group < GROUP)[:, None]
     logs = tl.load(
         log_sum + group[:, None] * MAX_SPLITS + spans[None, :],
@@ -124,7 +122,8 @@ def join_spans(
     return out / tl.maximum(total, 1e-37)[:, None]
 
 
-@triton.jit
+# Steps of few rows have more splits than those of many: one kernel serves all, compiled once.
+@triton.jit(do_not_specialize=["splits"])
 def decode_kernel(
     q_ptr,  # [rows, Hq, D]
     k_ptr,  # [num_blocks, BLOCK_SIZE, Hkv, D]
@@ -138,6 +137,7 @@ def decode_kernel(
     scale_log2,
     window,  # tokens a query sees; a number past any length for all
     table_stride,
+    splits,  # programs per (row, KV head): the spans of a row, where MIN_SPAN allows
     HKV: tl.constexpr,
     GROUP: tl.constexpr,  # query heads per KV head
     BLOCK_G: tl.constexpr,
@@ -145,8 +145,7 @@ def decode_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    SPLITS: tl.constexpr,  # programs per (row, KV head), a power of two: the spans of a row, where MIN_SPAN allows
-    MAX_SPLITS: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,  # a power of two
     MIN_SPAN: tl.constexpr,  # tokens that make a span worth its own program, a multiple of BLOCK_N
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -156,7 +155,7 @@ def decode_kernel(
     kv_head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     wait_upstream(PDL)
     launch_downstream(PDL)
-    begin, end, num_spans = span_of(row, split, seq_lens_ptr, window, SPLITS, BLOCK_N, MIN_SPAN)
+    begin, end, num_spans = span_of(row, split, splits, seq_lens_ptr, window, BLOCK_N, MIN_SPAN)
     if split < num_spans:
         group, columns = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D)
         real = (group < GROUP)[:, None] & (columns < D)[None, :]
@@ -181,7 +180,7 @@ def decode_kernel(
                 first_head = (row * HKV + kv_head) * GROUP * MAX_SPLITS
                 joined = join_spans(
                     partial_ptr + first_head * D, log_sum_ptr + first_head, num_spans,
-                    D, BLOCK_D, MAX_SPLITS, GROUP, BLOCK_G, SPLITS,
+                    D, BLOCK_D, MAX_SPLITS, GROUP, BLOCK_G,
                 )  # fmt: skip
                 tl.store(out_ptr + place, joined.to(out_ptr.dtype.element_ty), mask=real)
                 tl.store(arrivals_ptr + row * HKV + kv_head, 0)

@@ -110,10 +110,10 @@ def decode_triton(
     decode_kernel[(num_kv_heads, splits, rows)](
         q, k_cache, v_cache, meta.block_tables, meta.seq_lens, out,
         workspace.partial, workspace.log_sum, workspace.arrivals,
-        scale * LOG2_E, sliding_window or NO_WINDOW, meta.block_tables.stride(0),
+        scale * LOG2_E, sliding_window or NO_WINDOW, meta.block_tables.stride(0), splits,
         HKV=num_kv_heads, GROUP=group, BLOCK_G=max(16, triton.next_power_of_2(group)),
         D=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_SIZE=block_size,
-        BLOCK_N=config.block_n, SPLITS=splits, MAX_SPLITS=workspace.max_splits, MIN_SPAN=config.min_span,
+        BLOCK_N=config.block_n, MAX_SPLITS=workspace.max_splits, MIN_SPAN=config.min_span,
         STAGES=config.stages, PRECISION=_precision(q), num_warps=config.warps, **launch_options(q.device),
     )  # fmt: skip
 

@@ -236,7 +236,7 @@ def run_every_kind(runner: ModelRunner, config: RunnerConfig, loaded: LoadedMode
         rows = min(tokens, config.max_slots)
         lengths = [min(tokens - rows + 1, loaded.max_model_len), *[1] * (rows - 1)]
         runner.launch(_scratch_step(lengths, [], SlotSampling())).result()
-    # Decodes split a row's context over a power of two of programs, fewer where there are more rows.
+    # Attention to a prompt's chunk chooses by the longest context.
     longest = loaded.max_model_len
     for length in sorted({*(1 << bits for bits in range(1, longest.bit_length())), longest} - {1}):
         before = _scratch_step([1], [], SlotSampling())
