@@ -11,6 +11,8 @@ by line: who changes one changes the other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import triton
 import triton.language as tl
@@ -20,23 +22,48 @@ from kernels.rank_sum import PeerMemory
 
 
 @triton.jit
-def meet(bases_ptr, rank, slot, RANKS: tl.constexpr):
+def signals_of(bases_ptr, rank, RANKS: tl.constexpr):
+    """Where this program signals to each rank, and where the ranks signal to it, at meeting slot 0: [RANKS] each."""
+    ranks = tl.arange(0, RANKS)
+    place = tl.program_id(0) * (2 * RANKS)
+    theirs = tl.load(bases_ptr + ranks).to(tl.pointer_type(tl.int32)) + place + rank
+    mine = tl.load(bases_ptr + rank).to(tl.pointer_type(tl.int32)) + place + ranks
+    return theirs, mine
+
+
+@triton.jit
+def meet(theirs, mine, slot, RANKS: tl.constexpr):
     """Wait until the same program of every rank is here; then what it wrote before is visible to this one.
 
     Meetings use slots 0 and 1 in turn: a rank may be at the next one while another still leaves the last.
     """
     tl.debug_barrier()  # every thread's stores come before the signals, which release them
-    ranks = tl.arange(0, RANKS)
-    signals = (tl.program_id(0) * 2 + slot) * RANKS
-    theirs = tl.load(bases_ptr + ranks).to(tl.pointer_type(tl.int32)) + signals + rank
-    tl.atomic_xchg(theirs, tl.full([RANKS], 1, tl.int32), sem="release", scope="sys")
-    mine = tl.load(bases_ptr + rank).to(tl.pointer_type(tl.int32)) + signals + ranks
+    tl.atomic_xchg(theirs + slot * RANKS, tl.full([RANKS], 1, tl.int32), sem="release", scope="sys")
     here = tl.full([RANKS], 1, tl.int32)
     gone = tl.zeros([RANKS], tl.int32)
     seen = gone
     while tl.sum(seen) < RANKS:
-        seen += tl.atomic_cas(mine, here, gone, sem="acquire", scope="sys")
+        seen += tl.atomic_cas(mine + slot * RANKS, here, gone, sem="acquire", scope="sys")
     tl.debug_barrier()
+
+
+@triton.jit
+def pointers(bases_ptr, offset, element: tl.constexpr, begin: tl.constexpr, RANKS: tl.constexpr):
+    """Where `offset` bytes into each rank's buffer are: a tuple that begins with rank `begin`'s."""
+    found = ()
+    for ahead in tl.static_range(RANKS):
+        base = tl.load(bases_ptr + (begin + ahead) % RANKS)
+        found += (tl.multiple_of((base + offset).to(element), 16),)
+    return found
+
+
+@triton.jit
+def rows_of(partials, place, mask, RANKS: tl.constexpr):
+    """The ranks' rows at `place`, in the order of `partials`; none is waited for."""
+    rows = ()
+    for ahead in tl.static_range(RANKS):
+        rows += (tl.load(partials[ahead] + place, mask=mask, other=0.0),)
+    return rows
 
 
 # What changes from step to step must not be compiled in: a compile in service stalls every stream, on all ranks.
@@ -54,14 +81,21 @@ def rank_sum_rms_norm_kernel(
     H: tl.constexpr,
     BLOCK: tl.constexpr,
     RANKS: tl.constexpr,
+    BEGIN: tl.constexpr,  # whose row is asked for first: not the same on all ranks, or all would ask one
     SHARED_OUT: tl.constexpr,  # the tokens among the ranks
+    AHEAD: tl.constexpr,  # ask for the next row before this one is written
+    STAGES: tl.constexpr,
     MEET: tl.constexpr,  # False in tests that run the ranks one after another
     PDL: tl.constexpr,
 ):
     columns = tl.arange(0, BLOCK)
     inside = columns < H
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    element = residual_ptr.dtype
+    element: tl.constexpr = residual_ptr.dtype
+    # All addresses are known before the meeting, whose end throws what L1 holds of them away.
+    partials = pointers(bases_ptr, partial_bytes, element, BEGIN, RANKS)
+    targets = pointers(bases_ptr, normalised_bytes, element, rank + 1, RANKS)
+    theirs, mine = signals_of(bases_ptr, rank, RANKS)
     if SHARED_OUT:
         share = tl.cdiv(tokens, RANKS)
         first = rank * share
@@ -72,24 +106,47 @@ def rank_sum_rms_norm_kernel(
     # Programs of the next kernel find room only beside all of this one's: none of these keeps another rank waiting.
     launch_downstream(PDL)
     if MEET:
-        meet(bases_ptr, rank, 0 if SHARED_OUT else area, RANKS)
-    for index in range(first + tl.program_id(0), last, tl.num_programs(0)):
+        meet(theirs, mine, 0 if SHARED_OUT else area, RANKS)
+    first += tl.program_id(0)
+    if AHEAD:
+        place = first * H + columns
+        mask = inside & (place < last * H)
+        kept = tl.load(residual_ptr + place, mask=mask, other=0.0)
+        rows = rows_of(partials, place, mask, RANKS)
+    for index in tl.range(first, last, tl.num_programs(0), num_stages=STAGES):
         place = index * H + columns
-        total = tl.load(residual_ptr + place, mask=inside, other=0.0).to(tl.float32)
+        if not AHEAD:
+            kept = tl.load(residual_ptr + place, mask=inside, other=0.0)
+            rows = rows_of(partials, place, inside, RANKS)
+        total = kept.to(tl.float32)
         for other in tl.static_range(RANKS):
-            partial = tl.multiple_of((tl.load(bases_ptr + other) + partial_bytes).to(element), 16)
-            total += tl.load(partial + place, mask=inside, other=0.0).to(tl.float32)
+            total += rows[(other + RANKS - BEGIN) % RANKS].to(tl.float32)
+        if AHEAD:
+            following = place + tl.num_programs(0) * H
+            mask = inside & (following < last * H)
+            kept = tl.load(residual_ptr + following, mask=mask, other=0.0)
+            rows = rows_of(partials, following, mask, RANKS)
         stored = total.to(element.element_ty)
         tl.store(residual_ptr + place, stored, mask=inside)
         wide = stored.to(tl.float32)
         scale = tl.rsqrt(tl.sum(wide * wide, axis=0) / H + eps)
         normalised = (wide * scale).to(element.element_ty).to(tl.float32)
         row = (normalised * weight).to(element.element_ty)
-        for ahead in tl.static_range(RANKS if SHARED_OUT else 1):
-            target = (tl.load(bases_ptr + (rank + ahead) % RANKS) + normalised_bytes).to(element)
-            tl.store(tl.multiple_of(target, 16) + place, row, mask=inside)
+        for ahead in tl.static_range(0 if SHARED_OUT else RANKS - 1, RANKS):  # its own comes last
+            tl.store(targets[ahead] + place, row, mask=inside)
     if MEET and SHARED_OUT:
-        meet(bases_ptr, rank, 1, RANKS)
+        meet(theirs, mine, 1, RANKS)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is being measured (`bench.all_reduce`): of each, one value stays when the GPUs have spoken."""
+
+    ahead: bool = True
+    neighbour_first: bool = True
+    stages: int = 1
+    warps: int = 0
+    options: dict[str, int] = field(default_factory=dict)
 
 
 def rank_sum_rms_norm_triton(
@@ -100,6 +157,7 @@ def rank_sum_rms_norm_triton(
     area: int,
     shared_out: bool,
     meet: bool = True,
+    form: Form = Form(),
 ) -> torch.Tensor:
     """See `kernels.rank_sum.rank_sum_rms_norm`."""
     out = memory.normalised(residual)
@@ -109,7 +167,8 @@ def rank_sum_rms_norm_triton(
     warps = block // (512 if tokens == 1 else 1024)  # measured on four H200: one row is a matter of latency
     rank_sum_rms_norm_kernel[(programs,)](
         memory.bases, residual, weight, memory.partial_at(area), memory.normalised_at, tokens, memory.rank, area, eps,
-        H=width, BLOCK=block, RANKS=ranks, SHARED_OUT=shared_out, MEET=meet,
-        num_warps=min(max(warps, 1), 16), **launch_options(residual.device),
+        H=width, BLOCK=block, RANKS=ranks, BEGIN=(memory.rank + 1) % ranks if form.neighbour_first else 0,
+        SHARED_OUT=shared_out, AHEAD=shared_out and form.ahead, STAGES=form.stages, MEET=meet,
+        num_warps=form.warps or min(max(warps, 1), 16), **form.options, **launch_options(residual.device),
     )  # fmt: skip
     return out
