@@ -149,6 +149,11 @@ class Form:
     options: dict[str, int] = field(default_factory=dict)
 
 
+def fits_ahead(ranks: int, block: int) -> bool:
+    """Whether a row's loads fit into registers beside the row before: of more they are spilled (compiled for sm_90)."""
+    return ranks <= 4 and block <= 8192
+
+
 def rank_sum_rms_norm_triton(
     memory: PeerMemory,
     residual: torch.Tensor,
@@ -168,7 +173,7 @@ def rank_sum_rms_norm_triton(
     rank_sum_rms_norm_kernel[(programs,)](
         memory.bases, residual, weight, memory.partial_at(area), memory.normalised_at, tokens, memory.rank, area, eps,
         H=width, BLOCK=block, RANKS=ranks, BEGIN=(memory.rank + 1) % ranks if form.neighbour_first else 0,
-        SHARED_OUT=shared_out, AHEAD=shared_out and form.ahead, STAGES=form.stages, MEET=meet,
+        SHARED_OUT=shared_out, AHEAD=shared_out and fits_ahead(ranks, block) and form.ahead, STAGES=form.stages, MEET=meet,
         num_warps=form.warps or min(max(warps, 1), 16), **form.options, **launch_options(residual.device),
     )  # fmt: skip
     return out

@@ -63,12 +63,16 @@ def sum_program(protocol: Protocol, call: Call, number: int, rank: int, program:
         first, last = share.start, share.stop
     else:
         first, last = 0, call.tokens
+    ranks, programs = range(protocol.ranks), protocol.programs(call)
     rows: list[Action] = []
-    for index in range(first + program, last, protocol.programs(call)):
-        targets = [
-            (rank + ahead) % protocol.ranks for ahead in range(protocol.ranks if call.shared_out else 1)
-        ]
-        rows += [("read partial", (other, call.area, index, number)) for other in range(protocol.ranks)]
+    first += program
+    if call.shared_out and first < last:
+        rows += [("read partial", (other, call.area, first, number)) for other in ranks]
+    for index in range(first, last, programs):
+        following = index + programs if call.shared_out else index
+        if following < last:
+            rows += [("read partial", (other, call.area, following, number)) for other in ranks]
+        targets = [(rank + 1 + ahead) % protocol.ranks for ahead in ranks] if call.shared_out else [rank]
         rows += [("write normalised", (target, index, number)) for target in targets]
     before = meet(protocol, rank, program, 0 if call.shared_out else call.area, 2 * number)
     after = (

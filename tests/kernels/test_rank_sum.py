@@ -12,11 +12,11 @@ from kernels.rank_sum.kernel import rank_sum_rms_norm_triton
 CAPACITY = 1 << 16
 
 
-def ranks_of(count: int) -> list[PeerMemory]:
+def ranks_of(count: int, programs: int = MAX_PROGRAMS) -> list[PeerMemory]:
     size = PeerMemory.bytes_needed(count, CAPACITY)
     buffers = [torch.zeros(size, dtype=torch.uint8, device=DEVICE) for _ in range(count)]
     bases = torch.tensor([buffer.data_ptr() for buffer in buffers], device=DEVICE)
-    return [PeerMemory(bases, buffer, rank, CAPACITY, MAX_PROGRAMS) for rank, buffer in enumerate(buffers)]
+    return [PeerMemory(bases, buffer, rank, CAPACITY, programs) for rank, buffer in enumerate(buffers)]
 
 
 def float64_answer(
@@ -31,16 +31,19 @@ def float64_answer(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shared_out", [True, False])
 @pytest.mark.parametrize("area", range(AREAS))
-@pytest.mark.parametrize(("ranks", "tokens", "width"), [(2, 1, 48), (4, 3, 64), (4, 9, 100), (8, 9, 136)])
+@pytest.mark.parametrize(
+    ("ranks", "tokens", "width", "programs"),
+    [(2, 1, 48, 128), (4, 3, 64, 128), (4, 9, 100, 2), (4, 23, 64, 2), (8, 25, 136, 2)],
+)
 def test_every_rank_gets_the_normalised_sum_and_keeps_its_tokens_of_the_stream(
-    dtype: torch.dtype, ranks: int, tokens: int, width: int, shared_out: bool, area: int
+    dtype: torch.dtype, ranks: int, tokens: int, width: int, programs: int, shared_out: bool, area: int
 ) -> None:
     torch.manual_seed(ranks + tokens)
     stream = torch.randn(tokens, width, device=DEVICE).to(dtype)
     partials = torch.randn(ranks, tokens, width, device=DEVICE).to(dtype)
     weight = torch.rand(width, device=DEVICE).to(dtype)
     answer, summed = float64_answer(partials, stream, weight)
-    memories = ranks_of(ranks)
+    memories = ranks_of(ranks, programs)
     for memory, partial in zip(memories, partials, strict=True):
         memory.partial(stream, area).copy_(partial)
     streams = [stream.clone() for _ in memories]
@@ -53,6 +56,25 @@ def test_every_rank_gets_the_normalised_sum_and_keeps_its_tokens_of_the_stream(
         expected[own] = summed[own]
         assert relative_error(mine, expected) < TOLERANCE[dtype]
         assert torch.equal(memory.partial(stream, area), partials[rank])
+
+
+@pytest.mark.parametrize("shared_out", [True, False])
+def test_whichever_rank_sums_adds_in_the_order_of_the_ranks(shared_out: bool) -> None:
+    torch.manual_seed(0)
+    ranks, tokens, width = 4, 9, 64
+    stream, weight = torch.zeros(tokens, width, device=DEVICE), torch.ones(width, device=DEVICE)
+    sizes = torch.tensor([1e6, 1.0, -1e6, 1e-3], device=DEVICE).view(ranks, 1, 1)
+    partials = sizes * (1 + torch.rand(1, tokens, width, device=DEVICE))
+    in_order = ((partials[0] + partials[1]) + partials[2]) + partials[3]
+    assert not torch.equal(in_order, ((partials[1] + partials[2]) + partials[3]) + partials[0])
+    memories = ranks_of(ranks, programs=1)
+    for memory, partial in zip(memories, partials, strict=True):
+        memory.partial(stream, 0).copy_(partial)
+    for memory in memories:
+        mine = stream.clone()
+        rank_sum_rms_norm_triton(memory, mine, weight, 1e-5, 0, shared_out, meet=False)
+        own = reference.share_of(memory.rank, ranks, tokens) if shared_out else slice(None)
+        assert torch.equal(mine[own], in_order[own])
 
 
 def test_rows_that_ranks_keep_add_up_to_the_whole_stream() -> None:
