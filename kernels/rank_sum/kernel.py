@@ -48,12 +48,12 @@ def meet(theirs, mine, slot, RANKS: tl.constexpr):
 
 
 @triton.jit
-def pointers(bases_ptr, offset, element: tl.constexpr, begin: tl.constexpr, RANKS: tl.constexpr):
+def pointers(bases_ptr, offset, element: tl.constexpr, begin, RANKS: tl.constexpr):
     """Where `offset` bytes into each rank's buffer are: a tuple that begins with rank `begin`'s."""
     found = ()
     for ahead in tl.static_range(RANKS):
         base = tl.load(bases_ptr + (begin + ahead) % RANKS)
-        found += (tl.multiple_of((base + offset).to(element), 16),)
+        found += (tl.multiple_of((base + offset).to(element), 16),)  # type: ignore[assignment]
     return found
 
 
@@ -62,7 +62,7 @@ def rows_of(partials, place, mask, RANKS: tl.constexpr):
     """The ranks' rows at `place`, in the order of `partials`; none is waited for."""
     rows = ()
     for ahead in tl.static_range(RANKS):
-        rows += (tl.load(partials[ahead] + place, mask=mask, other=0.0),)
+        rows += (tl.load(partials[ahead] + place, mask=mask, other=0.0),)  # type: ignore[assignment]
     return rows
 
 
