@@ -109,8 +109,8 @@ def nccl_and_norm(x: Tensor, stream: Tensor, weight: Tensor) -> None:
     rms_norm(x, weight, 1e-6, stream)
 
 
-def check(memory: PeerMemory, tokens: int, width: int, ways: dict[str, Way]) -> dict[str, bool]:
-    """Asserts that this rank gets the reference's answer in both areas; which ways give every rank the bits of before."""
+def check(memory: PeerMemory, tokens: int, width: int, ways: dict[str, Way]) -> dict[str, str]:
+    """What is to be said of each way's answers in both areas, on all ranks together: nothing is well."""
     device = memory.bases.device
     generator = torch.Generator(device).manual_seed(tokens)  # the same numbers on every rank
     partials, stream, weight = (
@@ -119,7 +119,7 @@ def check(memory: PeerMemory, tokens: int, width: int, ways: dict[str, Way]) -> 
     )
     normalised, summed = reference.rank_sum_rms_norm(partials, stream, weight, 1e-6)
     own = reference.share_of(memory.rank, memory.ranks, tokens) if tokens > FEW_TOKENS else slice(None)
-    same: dict[str, bool] = {}
+    said: dict[str, str] = {}
     before: list[Tensor] = []  # the first way's
     for name, way in ways.items():
         answers: list[Tensor] = []
@@ -127,14 +127,16 @@ def check(memory: PeerMemory, tokens: int, width: int, ways: dict[str, Way]) -> 
             memory.partial(stream, area).copy_(partials[memory.rank])
             mine = stream.clone()
             found = way(memory, mine, weight, area)
-            torch.testing.assert_close(found, normalised, atol=0.05, rtol=0.02)
-            torch.testing.assert_close(mine[own], summed[own], atol=0.05, rtol=0.02)
             answers += [found.clone(), mine[own]]
         before = before or answers
-        agreed = torch.tensor([int(all(map(torch.equal, answers, before)))], device=device)
+        pairs = zip(answers, (normalised, summed[own]) * AREAS, strict=True)
+        right = all(torch.allclose(found, expected, atol=0.05, rtol=0.02) for found, expected in pairs)
+        same = all(map(torch.equal, answers, before))
+        agreed = torch.tensor([int(right), int(same)], device=device)
         dist.all_reduce(agreed, dist.ReduceOp.MIN)
-        same[name] = bool(agreed.item())
-    return same
+        right, same = agreed.tolist()
+        said[name] = "WRONG" if not right else "" if same else "other bits than before"
+    return said
 
 
 def measured(memory: PeerMemory | None, tokens: int, width: int, device: torch.device) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def measured(memory: PeerMemory | None, tokens: int, width: int, device: torch.d
     calls = {NCCL: 1}
     if memory is not None and holds(memory, stream):
         ways = FEW if tokens <= FEW_TOKENS else MANY
-        row["same_bits_as_before"] = check(memory, tokens, width, ways)
+        row["answers"] = check(memory, tokens, width, ways)
         for name, way in ways.items():
             graphs[name] = captured(partial(way.twice, memory, stream, weight))
             calls[name] = AREAS
@@ -176,8 +178,8 @@ def run(rank: int, ranks: int, port: int, width: int, limit_s: float, file: Path
         if rank == 0:
             print(f"{tokens:5} tokens of {width} over {ranks}: limit {row['limit_us']:.1f} us", flush=True)
             for name, us in row["us"].items():
-                same = row.get("same_bits_as_before", {}).get(name, "")
-                print(f"      {us:7.2f} ({row['least_us'][name]:7.2f}) {name} {same}", flush=True)
+                said = row.get("answers", {}).get(name, "")
+                print(f"      {us:7.2f} ({row['least_us'][name]:7.2f}) {name} {said}", flush=True)
             if file:
                 write(file, head | {"rows": rows})
     dist.destroy_process_group()
