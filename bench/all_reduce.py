@@ -162,9 +162,8 @@ def measured(memory: PeerMemory | None, tokens: int, width: int, device: torch.d
 
 
 def run(rank: int, ranks: int, port: int, width: int, limit_s: float, file: Path | None) -> None:
-    faulthandler.dump_traceback_later(
-        limit_s, exit=True
-    )  # ranks that wait for one another on the GPU never end
+    # Ranks that wait for one another on the GPU would never end.
+    faulthandler.dump_traceback_later(limit_s, exit=True)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
