@@ -11,8 +11,8 @@ from kernels.checks import require, require_rows, require_vector
 MAX_PROGRAMS = 128
 """There are signals for so many."""
 AREAS = 2
-_SIGNAL_BYTES = 2 * MAX_PROGRAMS * AREAS * 4
-"""Of one rank's signals to another, with room for twice the programs, which `bench.all_reduce` tries."""
+_SIGNAL_BYTES = MAX_PROGRAMS * AREAS * 4
+"""Of one rank's signals to another."""
 FEW_TOKENS = 32
 """Up to so many tokens each rank sums all of them: a second meeting of the ranks would take longer (four H200)."""
 

@@ -11,8 +11,6 @@ by line: who changes one changes the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 import triton
 import triton.language as tl
@@ -51,8 +49,8 @@ def meet(theirs, mine, slot, RANKS: tl.constexpr):
 def pointers(bases_ptr, offset, element: tl.constexpr, begin, RANKS: tl.constexpr):
     """Where `offset` bytes into each rank's buffer are: a tuple that begins with rank `begin`'s."""
     found = ()
-    for ahead in tl.static_range(RANKS):
-        base = tl.load(bases_ptr + (begin + ahead) % RANKS)
+    for after in tl.static_range(RANKS):
+        base = tl.load(bases_ptr + (begin + after) % RANKS)
         found += (tl.multiple_of((base + offset).to(element), 16),)  # type: ignore[assignment]
     return found
 
@@ -61,8 +59,8 @@ def pointers(bases_ptr, offset, element: tl.constexpr, begin, RANKS: tl.constexp
 def rows_of(partials, place, mask, RANKS: tl.constexpr):
     """The ranks' rows at `place`, in the order of `partials`; none is waited for."""
     rows = ()
-    for ahead in tl.static_range(RANKS):
-        rows += (tl.load(partials[ahead] + place, mask=mask, other=0.0),)  # type: ignore[assignment]
+    for rank in tl.static_range(RANKS):
+        rows += (tl.load(partials[rank] + place, mask=mask, other=0.0),)  # type: ignore[assignment]
     return rows
 
 
@@ -81,10 +79,8 @@ def rank_sum_rms_norm_kernel(
     H: tl.constexpr,
     BLOCK: tl.constexpr,
     RANKS: tl.constexpr,
-    BEGIN: tl.constexpr,  # whose row is asked for first: not the same on all ranks, or all would ask one
     SHARED_OUT: tl.constexpr,  # the tokens among the ranks
     AHEAD: tl.constexpr,  # ask for the next row before this one is written
-    STAGES: tl.constexpr,
     MEET: tl.constexpr,  # False in tests that run the ranks one after another
     PDL: tl.constexpr,
 ):
@@ -93,7 +89,7 @@ def rank_sum_rms_norm_kernel(
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     element: tl.constexpr = residual_ptr.dtype
     # All addresses are known before the meeting, whose end throws what L1 holds of them away.
-    partials = pointers(bases_ptr, partial_bytes, element, BEGIN, RANKS)
+    partials = pointers(bases_ptr, partial_bytes, element, 0, RANKS)
     targets = pointers(bases_ptr, normalised_bytes, element, rank + 1, RANKS)
     theirs, mine = signals_of(bases_ptr, rank, RANKS)
     if SHARED_OUT:
@@ -113,14 +109,14 @@ def rank_sum_rms_norm_kernel(
         mask = inside & (place < last * H)
         kept = tl.load(residual_ptr + place, mask=mask, other=0.0)
         rows = rows_of(partials, place, mask, RANKS)
-    for index in tl.range(first, last, tl.num_programs(0), num_stages=STAGES):
+    for index in range(first, last, tl.num_programs(0)):
         place = index * H + columns
         if not AHEAD:
             kept = tl.load(residual_ptr + place, mask=inside, other=0.0)
             rows = rows_of(partials, place, inside, RANKS)
         total = kept.to(tl.float32)
         for other in tl.static_range(RANKS):
-            total += rows[(other + RANKS - BEGIN) % RANKS].to(tl.float32)
+            total += rows[other].to(tl.float32)
         if AHEAD:
             following = place + tl.num_programs(0) * H
             mask = inside & (following < last * H)
@@ -132,21 +128,10 @@ def rank_sum_rms_norm_kernel(
         scale = tl.rsqrt(tl.sum(wide * wide, axis=0) / H + eps)
         normalised = (wide * scale).to(element.element_ty).to(tl.float32)
         row = (normalised * weight).to(element.element_ty)
-        for ahead in tl.static_range(0 if SHARED_OUT else RANKS - 1, RANKS):  # its own comes last
-            tl.store(targets[ahead] + place, row, mask=inside)
+        for target in tl.static_range(0 if SHARED_OUT else RANKS - 1, RANKS):  # its own comes last
+            tl.store(targets[target] + place, row, mask=inside)
     if MEET and SHARED_OUT:
         meet(theirs, mine, 1, RANKS)
-
-
-@dataclass(frozen=True)
-class Form:
-    """What is being measured (`bench.all_reduce`): of each, one value stays when the GPUs have spoken."""
-
-    ahead: bool = True
-    neighbour_first: bool = True
-    stages: int = 1
-    warps: int = 0
-    options: dict[str, int] = field(default_factory=dict)
 
 
 def fits_ahead(ranks: int, block: int) -> bool:
@@ -162,7 +147,6 @@ def rank_sum_rms_norm_triton(
     area: int,
     shared_out: bool,
     meet: bool = True,
-    form: Form = Form(),
 ) -> torch.Tensor:
     """See `kernels.rank_sum.rank_sum_rms_norm`."""
     out = memory.normalised(residual)
@@ -172,8 +156,7 @@ def rank_sum_rms_norm_triton(
     warps = block // (512 if tokens == 1 else 1024)  # measured on four H200: one row is a matter of latency
     rank_sum_rms_norm_kernel[(programs,)](
         memory.bases, residual, weight, memory.partial_at(area), memory.normalised_at, tokens, memory.rank, area, eps,
-        H=width, BLOCK=block, RANKS=ranks, BEGIN=(memory.rank + 1) % ranks if form.neighbour_first else 0,
-        SHARED_OUT=shared_out, AHEAD=shared_out and fits_ahead(ranks, block) and form.ahead, STAGES=form.stages, MEET=meet,
-        num_warps=form.warps or min(max(warps, 1), 16), **form.options, **launch_options(residual.device),
+        H=width, BLOCK=block, RANKS=ranks, SHARED_OUT=shared_out, AHEAD=shared_out and fits_ahead(ranks, block),
+        MEET=meet, num_warps=min(max(warps, 1), 16), **launch_options(residual.device),
     )  # fmt: skip
     return out
