@@ -45,9 +45,10 @@ class ResultBuffers:
     or whose step failed, goes with it.
     """
 
-    def __init__(self, max_rows: int, device: torch.device) -> None:
+    def __init__(self, max_rows: int, device: torch.device, count: int) -> None:
+        """For `count` results at a time; more are made when they are needed."""
         self._max_rows, self._device = max_rows, device
-        self._free: list[ResultBuffer] = []
+        self._free = [ResultBuffer(max_rows, device) for _ in range(count)]
         # That of every launch; to ask for it each time takes longer than recording an event.
         self.stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
 

@@ -67,7 +67,7 @@ class ModelRunner:
         # A step writes each entry of the tables at most once.
         capacity = staging_bytes(max_step_tokens, max_slots, self._table.tables.size)
         self._staging = Staging(FIELDS, STEADY, capacity, self.device, depth=MAX_IN_FLIGHT + 1)
-        self._results = ResultBuffers(max_slots + MAX_CHUNKS, self.device)
+        self._results = ResultBuffers(max_slots + MAX_CHUNKS, self.device, MAX_IN_FLIGHT + 1)
         # The row after the last slot is the padding rows' scratch.
         self._last_token = torch.zeros(max_slots + 1, dtype=torch.int64, device=self.device)
         host_tables = torch.from_numpy(self._table.tables)

@@ -10,7 +10,7 @@ from services.worker.runner.handle import DeviceHandle, ResultBuffers
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
 def test_a_result_read_late_is_still_its_steps_own(order):
-    buffers, slots = ResultBuffers(4, torch.device("cpu")), np.array([5, 2])
+    buffers, slots = ResultBuffers(4, torch.device("cpu"), 1), np.array([5, 2])
     drawn = torch.zeros(3, dtype=torch.int64)  # a captured graph's result: the next step overwrites it
 
     def launch(step: int) -> DeviceHandle:
@@ -28,6 +28,6 @@ def test_a_result_read_late_is_still_its_steps_own(order):
 
 
 def test_a_step_that_draws_nothing_has_an_empty_result():
-    result = DeviceHandle(1, np.empty(0, np.int64), None, ResultBuffers(2, torch.device("cpu"))).result()
+    result = DeviceHandle(1, np.empty(0, np.int64), None, ResultBuffers(2, torch.device("cpu"), 1)).result()
     assert result.token_ids.size == 0
     assert result.logprobs is None
