@@ -47,9 +47,8 @@ def instrument(runner: Any, watch: host_step.Stopwatch) -> Callable[[], None]:
     time_calls(runner._decode_graphs, forward="forward", finish="sampling")
     staging = runner._staging
     time_calls(staging, pack="staging")
-    for (
-        layout
-    ) in staging._layouts.values():  # one made later, for table writes, keeps its copy within "packing"
+    # A layout that is made later, for table writes, keeps its copy within "packing".
+    for layout in staging._layouts.values():
         for target, _ in layout.copies:
             time_calls(target, copy_="to device")
     for event in staging._copied:
