@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,6 @@ HEADS = (32, 8)
 HEAD_DIMS = (64, 80, 96, 112, 128, 192, 256)
 BLOCKS, BLOCK_SIZE, MAX_BLOCKS, SLOTS = 4096, 16, 513, 256
 WIDTH, VOCABULARY = 4096, 128256
-SPLIT = {
-    "kind": "skinny", "block_t": 32, "block_n": 64, "block_k": 128, "stages": 4, "warps": 4, "weight_left": True,
-    "span": 56, "ahead": 256, "splits": 8,
-}  # fmt: skip
 H200 = json.loads(Path(kernels.configs.__file__).with_name("NVIDIA_H200.json").read_text())
 
 
@@ -108,7 +104,10 @@ def attention_meta(tokens: int, rows: int, num_decodes: int, head_dim: int) -> A
 def decode(head_dim: int, window: int | None, config: DecodeConfig | None, tokens: int) -> None:
     q, cache = empty(tokens, HEADS[0], head_dim), empty(BLOCKS, BLOCK_SIZE, HEADS[1], head_dim)
     meta = attention_meta(tokens, tokens, tokens, head_dim)
-    decode_triton(q, cache, cache, meta, 0.1, window, torch.empty_like(q), config or decode_config(META))
+    # No device, one multiprocessor: as many programs as 132 would have, so that splits change with the rows as there.
+    config = config or decode_config(META)
+    config = replace(config, programs_per_sm=132 * config.programs_per_sm)
+    decode_triton(q, cache, cache, meta, 0.1, window, torch.empty_like(q), config)
 
 
 def prefill(
@@ -141,14 +140,18 @@ def product(entry: dict[str, Any] | None, key: str, fusion: str, tokens: int) ->
     run_few(Product(x, weight, out, bias, norm, 1e-6, silu, fusion == "residual"), config)
 
 
-def split_parts(tokens: int) -> None:
-    """A product in parts, and the kernel that sums them; steps of more tokens have no parts."""
-    config = parse_choice(SPLIT)
+def split_qkv(entry: dict[str, Any], key: str, tokens: int) -> None:
+    """A product of the table in parts, and the kernel that sums them; steps of more tokens have no parts."""
+    config = parse_choice(entry)
     assert isinstance(config, Skinny)
     tokens = min(tokens, MAX_FEW_TOKENS)
-    cache = empty(BLOCKS, BLOCK_SIZE, 2, 128)
-    parts = run_parts(empty(tokens, 5120), empty(1792, 5120), empty(1792), config)
-    rope_and_store_triton(parts, long(tokens), real(8192, 128), long(tokens), cache, cache, 10, 2)
+    width, depth = map(int, key.split("x"))
+    parts = run_parts(empty(tokens, depth), empty(width, depth), empty(width), config)
+    head_dim, num_kv_heads = 128, 2
+    cache = empty(BLOCKS, BLOCK_SIZE, num_kv_heads, head_dim)
+    num_q_heads = width // head_dim - 2 * num_kv_heads
+    places = (long(tokens), real(8192, head_dim), long(tokens))
+    rope_and_store_triton(parts, *places, cache, cache, num_q_heads, num_kv_heads)
 
 
 def rank_sum(ranks: int, width: int, shared_out: bool, tokens: int) -> None:
@@ -188,8 +191,9 @@ def products() -> Iterator[Case]:
         for entry in entries:
             if entry["kind"] != "library":
                 name = f"{entry['kind']} {key} up to {entry['max_tokens']}"
-                yield Case(name, partial(product, entry, key, ""), 90)
-    yield Case("split parts", split_parts, 90)
+                split = entry.get("splits", 1) > 1
+                run = partial(split_qkv, entry, key) if split else partial(product, entry, key, "")
+                yield Case(name, run, 90)
 
 
 def cases() -> Iterator[Case]:

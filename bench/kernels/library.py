@@ -79,7 +79,9 @@ class Product:
             "MatmulAlgoGetHeuristic", library.handle, self._what, *self._layouts, self._layouts[2], wish, MOST,
             found, ctypes.byref(count),
         )  # fmt: skip
-        self.candidates = {self._name(found[i]): found[i] for i in reversed(range(count.value))}
+        self.candidates = {
+            self._name(found[i]): found[i] for i in reversed(range(count.value)) if not found[i].state
+        }
 
     def _name(self, candidate: _Candidate) -> str:
         said = []

@@ -238,10 +238,12 @@ def run_every_kind(runner: ModelRunner, config: RunnerConfig, loaded: LoadedMode
         runner.launch(_scratch_step(lengths, [], SlotSampling())).result()
     # Attention to a prompt's chunk chooses by the longest context.
     longest = loaded.max_model_len
-    for length in sorted({*(1 << bits for bits in range(1, longest.bit_length())), longest} - {1}):
-        before = _scratch_step([1], [], SlotSampling())
-        before.prefills = [replace(before.prefills[0], start=length - 2)]
-        runner.launch(before).result()
+    for length in sorted({*(1 << bits for bits in range(1, longest.bit_length())), longest}):
+        plan = _scratch_step([1], [], SlotSampling())
+        plan.prefills = [replace(plan.prefills[0], start=length - 1)]
+        runner.launch(plan).result()
+    if longest > 1:
+        runner.launch(_scratch_step([1], [], SlotSampling())).result()
         runner.launch(StepPlan(0, decode_slots=[0])).result()
     for sampling in kinds_of_sampling():
         runner.launch(_scratch_step([1], [], sampling)).result()
