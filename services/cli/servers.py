@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,13 +21,19 @@ from services.common.bus.base import MAX_PAYLOAD
 from services.common.errors import ConfigError
 
 HOST = "127.0.0.1"
+_given: set[int] = set()
 
 
 def free_port(host: str = HOST) -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on now, another one each time: whoever got the last may not listen on it yet."""
+    with ExitStack() as tried:
+        while True:
+            probe = tried.enter_context(socket.socket())
+            probe.bind((host, 0))
+            port = int(probe.getsockname()[1])
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def find_binary(name: str, package: str = "", search: Sequence[str] | None = None) -> str | None:
