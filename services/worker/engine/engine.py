@@ -56,6 +56,7 @@ def scheduler_limits(info: RunnerInfo, config: EngineConfig) -> Limits:
         can_chunk=config.can_chunk,
         conservativeness=config.conservativeness,
         max_mixed_tokens=config.max_mixed_tokens,
+        least_mixed_tokens=info.least_mixed_tokens,
     )
 
 

@@ -43,12 +43,16 @@ class ModelConfig:
     eos_ids: tuple[int, ...] = ()
 
     @property
+    def params_per_layer(self) -> int:
+        """Weights in a layer's matrices."""
+        attention = 2 * self.hidden_size * (self.num_q_heads + self.num_kv_heads) * self.head_dim
+        return attention + 3 * self.hidden_size * self.intermediate_size
+
+    @property
     def num_params(self) -> int:
         """Weights in all matrices; norms and biases are left out."""
-        attention = 2 * self.hidden_size * (self.num_q_heads + self.num_kv_heads) * self.head_dim
-        layer = attention + 3 * self.hidden_size * self.intermediate_size
         vocabulary = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        return self.num_layers * layer + vocabulary
+        return self.num_layers * self.params_per_layer + vocabulary
 
 
 class Fields:

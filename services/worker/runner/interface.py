@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.worker.runner.plan import StepPlan, StepResult
+from services.worker.runner.shapes import SMALL_MIXED_STEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class RunnerInfo:
     graph_bytes: int = 0
     """Memory of the device that captured graphs took on rank 0, and how long capturing took."""
     capture_seconds: float = 0.0
+    least_mixed_tokens: int = SMALL_MIXED_STEP
+    """See `least_mixed_step`."""
     max_shared_prompt: int | None = None
     """The KV of longer prompts depends on their length (RoPE type "dynamic"): they share blocks only with prompts
     just as long. None: no such limit."""

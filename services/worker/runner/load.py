@@ -34,7 +34,13 @@ from services.worker.runner.memory import (
 )
 from services.worker.runner.model_runner import ModelRunner
 from services.worker.runner.plan import PrefillChunk, SlotSampling, SlotStart, StepPlan
-from services.worker.runner.shapes import MAX_CHUNKS, decode_sizes, mixed_shapes
+from services.worker.runner.shapes import (
+    MAX_CHUNKS,
+    SMALL_MIXED_STEP,
+    decode_sizes,
+    least_mixed_step,
+    mixed_shapes,
+)
 from services.worker.sampling.history import PenaltyCounts
 from services.worker.weights import open_weights
 
@@ -118,10 +124,18 @@ def make_runner(config: RunnerConfig, loaded: LoadedModel) -> tuple[ModelRunner,
         num_params=model_config.num_params,
         graph_bytes=cost.graph_bytes,
         capture_seconds=cost.seconds,
+        least_mixed_tokens=least_mixed_tokens(loaded),
         max_shared_prompt=model_config.rope.max_position
         if has_long_prompts(model_config.rope, loaded.max_model_len)
         else None,
     )
+
+
+def least_mixed_tokens(loaded: LoadedModel) -> int:
+    """On a cpu time grows with every token."""
+    if loaded.device.type != "cuda":
+        return SMALL_MIXED_STEP
+    return least_mixed_step(loaded.model.config.params_per_layer / loaded.tp.size)
 
 
 def capture_graphs(config: RunnerConfig, loaded: LoadedModel, runner: ModelRunner) -> None:
@@ -131,7 +145,8 @@ def capture_graphs(config: RunnerConfig, loaded: LoadedModel, runner: ModelRunne
         config.graph_grow_step_size,
         config.max_slots,
     )
-    shapes = mixed_shapes(config.max_step_tokens, loaded.max_model_len, max(sizes, default=0))
+    most = max(sizes, default=0)
+    shapes = mixed_shapes(config.max_step_tokens, loaded.max_model_len, most, least_mixed_tokens(loaded))
     runner.capture_graphs(sizes, shapes)
 
 

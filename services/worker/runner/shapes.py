@@ -9,22 +9,35 @@ import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Measured on an H200 with an 8B shape: see docs/log.md.
+# Measured on an H200 with an 8B and a 0.6B shape: see docs/log.md.
 SMALL_MIXED_STEP = 512
 """Tokens: about from here on a step is no longer bound by reading the weights."""
+_LARGEST_LEAST, _FULL_PRODUCTS = 2048, 32e9
 _FEW_DECODES, _TOKENS_PER_DECODE, _MIXED_TILE = 32, 8, 1024
 
 
-def mixed_step_tokens(num_decodes: int) -> int:
-    """How many tokens a step of prompt chunks beside so many decodes best has, the decodes included.
+def least_mixed_step(weights_per_layer: float) -> int:
+    """Tokens of a step of prompt chunks beside few decodes, on a GPU, by the weights that it has of a layer's products.
+
+    Chunks lengthen a layer by 30 us however few tokens they have: their attention and the waits between kernels. Products
+    of a large model take longer than that anyway; a small model has more tokens share it. A power of two.
+    """
+    least = SMALL_MIXED_STEP
+    while least < _LARGEST_LEAST and least * weights_per_layer < _FULL_PRODUCTS:
+        least *= 2
+    return least
+
+
+def mixed_step_tokens(num_decodes: int, least: int) -> int:
+    """How many tokens a step of prompt chunks beside so many decodes best has, the decodes included; at `least` so many.
 
     Whoever decodes waits for the step's prompts, and a step of decodes alone is bound by reading the weights:
     prompts spread over more steps give more decodes a ride on weights that are read anyway. Many decodes fill a
     small step by themselves, so the step grows with them. Sizes are whole tiles of the products.
     """
     if num_decodes <= _FEW_DECODES:
-        return SMALL_MIXED_STEP
-    return max(SMALL_MIXED_STEP, -(-num_decodes * _TOKENS_PER_DECODE // _MIXED_TILE) * _MIXED_TILE)
+        return least
+    return max(least, -(-num_decodes * _TOKENS_PER_DECODE // _MIXED_TILE) * _MIXED_TILE)
 
 
 class StepShape(NamedTuple):
@@ -68,7 +81,9 @@ _TILE = 128
 """Tokens: products take as long as if their tokens were padded to whole tiles, so padding to these costs little."""
 
 
-def mixed_shapes(max_step_tokens: int, max_model_len: int, max_decodes: int) -> list[StepShape]:
+def mixed_shapes(
+    max_step_tokens: int, max_model_len: int, max_decodes: int, least: int = SMALL_MIXED_STEP
+) -> list[StepShape]:
     """Steps of one chunk alone, and of chunks beside up to `max_decodes` decodes, in ascending order.
 
     Beside decodes up to what `mixed_step_tokens` asks for: larger steps keep the device busy while the host launches.
@@ -77,7 +92,7 @@ def mixed_shapes(max_step_tokens: int, max_model_len: int, max_decodes: int) -> 
     shapes = [StepShape(size, 0, 1) for size in _LONE_CHUNKS if size <= longest]
     decodes = min(_FEWEST_DECODES, max_decodes)
     while decodes:
-        largest = min(mixed_step_tokens(decodes), max_step_tokens)
+        largest = min(mixed_step_tokens(decodes, least), max_step_tokens)
         sizes = range(_TILE, largest + 1, _TILE)
         shapes += [StepShape(size, decodes, MAX_CHUNKS) for size in sizes if decodes < size]
         decodes = min(2 * decodes, max_decodes) if decodes < max_decodes else 0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from services.worker.cache import PrefixCache
-from services.worker.runner.shapes import mixed_step_tokens
+from services.worker.runner.shapes import SMALL_MIXED_STEP, mixed_step_tokens
 from services.worker.scheduler.sequence import Sequence
 
 # Prompt tokens that a step takes however many sequences decode.
@@ -23,13 +23,14 @@ class Limits:
     can_chunk: bool = True  # False: a prompt runs in one step, and waits until the budget has room for it
     conservativeness: float = 0.5  # share of a sequence's remaining output that admission reserves
     max_mixed_tokens: int = 0  # budget of a step in which sequences decode; 0: by how many do
+    least_mixed_tokens: int = SMALL_MIXED_STEP  # such a budget beside few decodes
 
     def prefill_budget(self, num_decodes: int) -> int:
         """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any."""
         room = self.max_step_tokens - num_decodes
         if not num_decodes or not self.can_chunk:
             return room
-        budget = self.max_mixed_tokens or mixed_step_tokens(num_decodes)
+        budget = self.max_mixed_tokens or mixed_step_tokens(num_decodes, self.least_mixed_tokens)
         return min(room, max(budget - num_decodes, MIN_PREFILL_TOKENS))
 
 

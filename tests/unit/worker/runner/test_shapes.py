@@ -9,6 +9,7 @@ from services.worker.runner.shapes import (
     few_sample,
     fit_shape,
     fit_size,
+    least_mixed_step,
     mixed_shapes,
 )
 from services.worker.scheduler.admission import Limits
@@ -28,13 +29,26 @@ def test_the_smallest_size_that_holds_the_rows():
     assert [fit_size([2, 4, 8], rows) for rows in (1, 2, 3, 8, 9)] == [2, 2, 4, 8, None]
 
 
+@pytest.mark.parametrize("least", [512, 1024, 2048])
 @pytest.mark.parametrize("decodes", [1, 8, 9, 32, 33, 100, 129, 248, 256])
-def test_full_steps_beside_decodes_are_captured_and_hardly_padded(decodes: int):
-    tokens = decodes + Limits(256, 8192, 8192).prefill_budget(decodes)
-    shape = fit_shape(SHAPES, tokens, decodes, 3)
+def test_full_steps_beside_decodes_are_captured_and_hardly_padded(decodes: int, least: int):
+    tokens = decodes + Limits(256, 8192, 8192, least_mixed_tokens=least).prefill_budget(decodes)
+    shape = fit_shape(mixed_shapes(8192, 8192, 256, least), tokens, decodes, 3)
     assert shape is not None
     assert shape.tokens == tokens
     assert decodes <= shape.decodes < max(2 * decodes, 9)
+
+
+def test_small_models_have_more_tokens_share_a_step():
+    millions_per_layer = {
+        "Qwen3-0.6B": 15.7,
+        "Qwen3-1.7B": 50.3,
+        "Llama-3-8B": 218.1,
+        "Qwen2-32B, tp 4": 121.9,
+    }
+    least = {name: least_mixed_step(1e6 * weights) for name, weights in millions_per_layer.items()}
+    assert least == {"Qwen3-0.6B": 2048, "Qwen3-1.7B": 1024, "Llama-3-8B": 512, "Qwen2-32B, tp 4": 512}
+    assert least_mixed_step(1.0) == 2048
 
 
 def test_no_step_is_padded_by_256_tokens_or_more():

@@ -221,6 +221,11 @@ def test_a_step_with_decodes_is_small_and_grows_with_them(num_decodes: int, expe
     assert limits.prefill_budget(num_decodes) == expected
 
 
+def test_a_model_whose_steps_hold_more_has_them_hold_more_beside_few_decodes():
+    limits = Limits(max_running=256, max_step_tokens=8192, max_chunk_tokens=8192, least_mixed_tokens=2048)
+    assert [limits.prefill_budget(n) for n in (1, 32, 33, 256)] == [2047, 2016, 2015, 1792]
+
+
 def test_a_chosen_budget_holds_and_prompts_still_move_beside_many_decodes():
     limits = Limits(1024, 8192, 8192, max_mixed_tokens=512)
     assert [limits.prefill_budget(n) for n in (1, 256, 500)] == [511, 256, 256]
