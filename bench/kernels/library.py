@@ -70,6 +70,7 @@ class Library:
         major = (torch.version.cuda or "").split(".")[0]
         self.calls = ctypes.CDLL(f"libcublasLt.so.{major}")
         self.calls.cublasLtGetVersion.restype = ctypes.c_size_t
+        torch.cuda.synchronize()  # makes the context that a handle is of
         self.handle = ctypes.c_void_p(torch.cuda.current_blas_handle())  # holds one of cuBLASLt
 
     def __call__(self, name: str, *arguments: object) -> None:
