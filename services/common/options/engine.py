@@ -104,7 +104,7 @@ ENGINE_OPTIONS: tuple[Option, ...] = (
         "mixed_batch_max_tokens",
         int,
         0,
-        "Token budget of a step in which sequences decode; 0: by how many do. Smaller makes them wait less.",
+        "Token budget of a step in which sequences decode; 0: by how many do and by the model. Smaller makes them wait less.",
         WORKER,
         minimum=0,
     ),

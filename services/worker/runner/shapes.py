@@ -12,7 +12,8 @@ from typing import NamedTuple
 # Measured on an H200 with an 8B and a 0.6B shape: see docs/log.md.
 SMALL_MIXED_STEP = 512
 """Tokens: about from here on a step is no longer bound by reading the weights."""
-_LARGEST_LEAST, _FULL_PRODUCTS = 2048, 32e9
+_LARGEST_LEAST = 2048
+_FULL_PRODUCTS = 32e9  # tokens times weights: 100 us at 640 TFLOP/s
 _FEW_DECODES, _TOKENS_PER_DECODE, _MIXED_TILE = 32, 8, 1024
 
 
