@@ -79,7 +79,8 @@ class Staging:
         entry = self._next
         self._next = entry + 1 if entry + 1 < len(self._host) else 0
         copied = self._copied[entry]
-        if copied is not None:
+        # To ask takes less time than to wait for what has happened.
+        if copied is not None and not copied.query():
             copied.synchronize()
         views = layout.host[entry]
         holds = None if version is None else (version, lengths[: self._steady.stop])

@@ -22,8 +22,8 @@ class Limits:
     max_chunk_tokens: int  # of one sequence in one step
     can_chunk: bool = True  # False: a prompt runs in one step, and waits until the budget has room for it
     conservativeness: float = 0.5  # share of a sequence's remaining output that admission reserves
-    max_mixed_tokens: int = 0  # budget of a step in which sequences decode; 0: by how many do and by the model
-    least_mixed_tokens: int = SMALL_MIXED_STEP  # such a budget beside few decodes
+    max_mixed_tokens: int = 0  # budget of a step in which sequences decode; 0: by how many do, at least:
+    least_mixed_tokens: int = SMALL_MIXED_STEP
 
     def prefill_budget(self, num_decodes: int) -> int:
         """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any."""
