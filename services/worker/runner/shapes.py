@@ -18,7 +18,7 @@ _FEW_DECODES, _TOKENS_PER_DECODE, _MIXED_TILE = 32, 8, 1024
 
 
 def least_mixed_step(weights_per_layer: float) -> int:
-    """Tokens of a step of prompt chunks beside few decodes, on a GPU, by the weights that it has of a layer's products.
+    """Tokens of a step of prompt chunks beside few decodes of many to come, on a GPU, by its weights of a layer's products.
 
     Chunks lengthen a layer by 30 us however few tokens they have: their attention and the waits between kernels. Products
     of a large model take longer than that anyway; a small model has more tokens share it. A power of two.
@@ -29,13 +29,17 @@ def least_mixed_step(weights_per_layer: float) -> int:
     return least
 
 
-def mixed_step_tokens(num_decodes: int, least: int) -> int:
-    """How many tokens a step of prompt chunks beside so many decodes best has, the decodes included; at `least` so many.
+def mixed_step_tokens(num_decodes: int, num_sequences: int, least: int) -> int:
+    """How many tokens a step of prompt chunks beside so many decodes best has, the decodes included.
 
     Whoever decodes waits for the step's prompts, and a step of decodes alone is bound by reading the weights:
     prompts spread over more steps give more decodes a ride on weights that are read anyway. Many decodes fill a
     small step by themselves, so the step grows with them. Sizes are whole tiles of the products.
+
+    `num_sequences` run or wait; a step has `least` tokens where there are many, who decode the sooner for it.
     """
+    if num_sequences <= _FEW_DECODES:
+        return SMALL_MIXED_STEP
     if num_decodes <= _FEW_DECODES:
         return least
     return max(least, -(-num_decodes * _TOKENS_PER_DECODE // _MIXED_TILE) * _MIXED_TILE)
@@ -91,9 +95,9 @@ def mixed_shapes(
     """
     longest = min(max_step_tokens, max_model_len)
     shapes = [StepShape(size, 0, 1) for size in _LONE_CHUNKS if size <= longest]
-    decodes = min(_FEWEST_DECODES, max_decodes)
+    decodes, many = min(_FEWEST_DECODES, max_decodes), _FEW_DECODES + 1
     while decodes:
-        largest = min(mixed_step_tokens(decodes, least), max_step_tokens)
+        largest = min(mixed_step_tokens(decodes, many, least), max_step_tokens)
         sizes = range(_TILE, largest + 1, _TILE)
         shapes += [StepShape(size, decodes, MAX_CHUNKS) for size in sizes if decodes < size]
         decodes = min(2 * decodes, max_decodes) if decodes < max_decodes else 0

@@ -25,12 +25,17 @@ class Limits:
     max_mixed_tokens: int = 0  # budget of a step in which sequences decode; 0: by how many do, at least:
     least_mixed_tokens: int = SMALL_MIXED_STEP
 
-    def prefill_budget(self, num_decodes: int) -> int:
-        """Prompt tokens that a step with so many decode rows may hold. Decodes never leave prompts without any."""
+    def prefill_budget(self, num_decodes: int, num_sequences: int) -> int:
+        """Prompt tokens that a step with so many decode rows may hold, of sequences that run or wait.
+
+        Decodes never leave prompts without any.
+        """
         room = self.max_step_tokens - num_decodes
         if not num_decodes or not self.can_chunk:
             return room
-        budget = self.max_mixed_tokens or mixed_step_tokens(num_decodes, self.least_mixed_tokens)
+        budget = self.max_mixed_tokens or mixed_step_tokens(
+            num_decodes, num_sequences, self.least_mixed_tokens
+        )
         return min(room, max(budget - num_decodes, MIN_PREFILL_TOKENS))
 
 

@@ -124,7 +124,7 @@ class Scheduler:
     def _plan_prompts(self, plan: StepPlan, step: _Step) -> list[Sequence]:
         """Gives what the decodes leave of the step to prompts. Returns those for whom this step is the last."""
         num_decodes = len(plan.decode_slots)
-        budget = self.limits.prefill_budget(num_decodes)
+        budget = self.limits.prefill_budget(num_decodes, self.num_running + self.num_waiting)
         for sequence in self._batch.prefilling:
             if budget <= 0:
                 break

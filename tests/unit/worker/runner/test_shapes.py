@@ -32,8 +32,9 @@ def test_the_smallest_size_that_holds_the_rows():
 @pytest.mark.parametrize("least", [512, 1024, 2048])
 @pytest.mark.parametrize("decodes", [1, 8, 9, 32, 33, 100, 129, 248, 256])
 def test_full_steps_beside_decodes_are_captured_and_hardly_padded(decodes: int, least: int):
-    tokens = decodes + Limits(256, 8192, 8192, least_mixed_tokens=least).prefill_budget(decodes)
-    shape = fit_shape(mixed_shapes(8192, 8192, 256, least), tokens, decodes, 3)
+    limits, shapes = Limits(256, 8192, 8192, least_mixed_tokens=least), mixed_shapes(8192, 8192, 256, least)
+    tokens = decodes + limits.prefill_budget(decodes, num_sequences=256)
+    shape = fit_shape(shapes, tokens, decodes, 3)
     assert shape is not None
     assert shape.tokens == tokens
     assert decodes <= shape.decodes < max(2 * decodes, 9)

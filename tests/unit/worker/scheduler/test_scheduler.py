@@ -218,16 +218,35 @@ def test_peak_is_reached_when_a_short_one_ends() -> None:
 )
 def test_a_step_with_decodes_is_small_and_grows_with_them(num_decodes: int, expected: int):
     limits = Limits(max_running=256, max_step_tokens=8192, max_chunk_tokens=8192)
-    assert limits.prefill_budget(num_decodes) == expected
+    assert limits.prefill_budget(num_decodes, num_sequences=256) == expected
 
 
-def test_a_model_whose_steps_hold_more_has_them_hold_more_beside_few_decodes():
+def test_a_model_whose_steps_hold_more_has_them_hold_more_beside_few_decodes_of_many():
     limits = Limits(max_running=256, max_step_tokens=8192, max_chunk_tokens=8192, least_mixed_tokens=2048)
-    assert [limits.prefill_budget(n) for n in (1, 32, 33, 256)] == [2047, 2016, 2015, 1792]
+    assert [limits.prefill_budget(n, 256) for n in (1, 32, 33, 256)] == [2047, 2016, 2015, 1792]
+    assert [limits.prefill_budget(n, 32) for n in (1, 32)] == [511, 480]
+    assert limits.prefill_budget(1, 33) == 2047
+
+
+def test_who_waits_counts_among_the_many(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    budget = Limits.prefill_budget
+
+    def ask(self: Limits, num_decodes: int, num_sequences: int) -> int:
+        asked.append(num_sequences)
+        return budget(self, num_decodes, num_sequences)
+
+    monkeypatch.setattr(Limits, "prefill_budget", ask)
+    h = Harness(max_running=2, max_step_tokens=4, max_chunk_tokens=4)
+    for i in range(5):
+        h.add(prompt(5, i), max_tokens=5)
+    h.run()
+    assert asked[0] == 5
+    assert asked == sorted(asked, reverse=True)
 
 
 def test_a_chosen_budget_holds_and_prompts_still_move_beside_many_decodes():
     limits = Limits(1024, 8192, 8192, max_mixed_tokens=512)
-    assert [limits.prefill_budget(n) for n in (1, 256, 500)] == [511, 256, 256]
+    assert [limits.prefill_budget(n, 500) for n in (1, 256, 500)] == [511, 256, 256]
     whole = Limits(1024, 8192, 8192, can_chunk=False, max_mixed_tokens=512)
-    assert whole.prefill_budget(100) == 8092
+    assert whole.prefill_budget(100, 100) == 8092
