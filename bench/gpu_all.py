@@ -77,6 +77,7 @@ PARTS = (
         "--match '^R256 (greedy|temperature|top-p|top-k|top-k.p|min-p|penalties) (flat|peaked) bfloat16'",
         130,
     ),
+    Part("energy", "bench.kernels.energy --json {json}", 60),
     Part(
         "load", "bench.load_weights --json {json} --layers 16", 150,
         trial="bench.load_weights --json {json} --hidden 1024 --tp 1 2",

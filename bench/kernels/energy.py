@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,12 +126,16 @@ def measure(part: Part, counter: Counter) -> dict[str, float]:
     }  # fmt: skip
 
 
-def main() -> None:
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
     if not torch.cuda.is_available():
-        parser.error("there is no GPU")
+        sys.exit("there is no GPU")
     counter, every = Counter(), parts()
     found: dict[str, list[dict[str, float]]] = {part.name: [] for part in every}
     for _ in range(ROUNDS):
