@@ -53,7 +53,7 @@ def instrument(runner: Any, watch: host_step.Stopwatch) -> Callable[[], None]:
             time_calls(target, copy_="to device")
     for event in staging._copied:
         if event is not None:
-            time_calls(event, synchronize="its event", record="its event")
+            time_calls(event, query="its event", synchronize="its event", record="its event")
 
     def undo() -> None:
         for name, value in found.items():

@@ -102,12 +102,12 @@ def prefill() -> Part:
 def parts() -> list[Part]:
     memory = torch.empty(GIB // 2, device="cuda", dtype=torch.bfloat16)
     gate_up = torch.randn(TOKENS, 2 * PAIRS, device="cuda", dtype=torch.bfloat16)
-    x, residual = torch.randn(2, TOKENS, HIDDEN, device="cuda", dtype=torch.bfloat16).unbind()
+    x = torch.randn(TOKENS, HIDDEN, device="cuda", dtype=torch.bfloat16)
     ones = torch.ones(HIDDEN, device="cuda", dtype=torch.bfloat16)
     return [
         *(product(kind) for kind in ("normal", "uniform", "zeros")),
         Part("silu and mul", partial(silu_and_mul, gate_up), 0, 1.5 * gate_up.nbytes),
-        Part("add and norm", partial(rms_norm, x, ones, 1e-5, residual.zero_()), 0, 4 * x.nbytes),
+        Part("add and norm", partial(rms_norm, x, ones, 1e-5, torch.zeros_like(x)), 0, 4 * x.nbytes),
         decode("normal"), decode("zeros"), prefill(),
         reading("normal values", memory.normal_()), reading("zeros", torch.zeros_like(memory)),
     ]  # fmt: skip
@@ -119,11 +119,14 @@ def measure(part: Part, counter: Counter) -> dict[str, float]:
     us = sustained_us(part.body, MEASURED_S)
     watts = (counter.joules() - before) / (time.perf_counter() - began)
     joules = watts * us * 1e-6
-    return {
+    found = {
         "us": round(us, 1), "W": round(watts), "mJ": round(1e3 * joules, 2),
-        "TFLOP_per_s": round(part.operations / us / 1e6), "pJ_per_FLOP": round(1e12 * joules / max(part.operations, 1), 3),
         "TB_per_s": round(part.bytes / us / 1e6, 2), "pJ_per_byte": round(1e12 * joules / part.bytes),
     }  # fmt: skip
+    if part.operations:
+        found["TFLOP_per_s"] = round(part.operations / us / 1e6)
+        found["pJ_per_FLOP"] = round(1e12 * joules / part.operations, 3)
+    return found
 
 
 def parse(words: list[str]) -> argparse.Namespace:

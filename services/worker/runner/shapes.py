@@ -29,16 +29,17 @@ def least_mixed_step(weights_per_layer: float) -> int:
     return least
 
 
-def mixed_step_tokens(num_decodes: int, num_sequences: int, least: int) -> int:
+def mixed_step_tokens(num_decodes: int, num_to_decode: int, least: int) -> int:
     """How many tokens a step of prompt chunks beside so many decodes best has, the decodes included.
 
     Whoever decodes waits for the step's prompts, and a step of decodes alone is bound by reading the weights:
     prompts spread over more steps give more decodes a ride on weights that are read anyway. Many decodes fill a
     small step by themselves, so the step grows with them. Sizes are whole tiles of the products.
 
-    `num_sequences` run or wait; a step has `least` tokens where there are many, who decode the sooner for it.
+    `num_to_decode` decode, or will beside these as soon as their prompts are done; a step has `least` tokens where
+    they are many.
     """
-    if num_sequences <= _FEW_DECODES:
+    if num_to_decode <= _FEW_DECODES:
         return SMALL_MIXED_STEP
     if num_decodes <= _FEW_DECODES:
         return least

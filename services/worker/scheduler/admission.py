@@ -26,16 +26,15 @@ class Limits:
     least_mixed_tokens: int = SMALL_MIXED_STEP
 
     def prefill_budget(self, num_decodes: int, num_sequences: int) -> int:
-        """Prompt tokens that a step with so many decode rows may hold, of sequences that run or wait.
+        """Prompt tokens that a step with so many decode rows may hold, where so many sequences run or wait.
 
         Decodes never leave prompts without any.
         """
         room = self.max_step_tokens - num_decodes
         if not num_decodes or not self.can_chunk:
             return room
-        budget = self.max_mixed_tokens or mixed_step_tokens(
-            num_decodes, num_sequences, self.least_mixed_tokens
-        )
+        to_decode = min(num_sequences, self.max_running)
+        budget = self.max_mixed_tokens or mixed_step_tokens(num_decodes, to_decode, self.least_mixed_tokens)
         return min(room, max(budget - num_decodes, MIN_PREFILL_TOKENS))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.common.messages import frames
@@ -96,5 +98,6 @@ def test_limits_are_the_smaller_of_what_was_asked_and_what_fits(runner: FakeRunn
     assert (info.num_blocks, info.max_running, info.max_request_tokens) == (63, 8, 252)
     assert info.eos_ids == [7]
     assert scheduler_limits(runner.info, config).max_step_tokens == 32
+    assert scheduler_limits(replace(runner.info, least_mixed_tokens=2048), config).least_mixed_tokens == 2048
     unchunked = engine_info(runner.info, EngineConfig(can_chunk=False))
     assert unchunked.max_request_tokens == 32

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.common.messages import frames
@@ -226,6 +228,8 @@ def test_a_model_whose_steps_hold_more_has_them_hold_more_beside_few_decodes_of_
     assert [limits.prefill_budget(n, 256) for n in (1, 32, 33, 256)] == [2047, 2016, 2015, 1792]
     assert [limits.prefill_budget(n, 32) for n in (1, 32)] == [511, 480]
     assert limits.prefill_budget(1, 33) == 2047
+    few_slots = replace(limits, max_running=32)
+    assert few_slots.prefill_budget(1, 500) == 511, "who has no slot does not decode"
 
 
 def test_who_waits_counts_among_the_many(monkeypatch: pytest.MonkeyPatch):

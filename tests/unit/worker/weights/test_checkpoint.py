@@ -151,3 +151,15 @@ def test_dummy_weights_need_no_files_and_depend_on_the_seed(model_dir):
     first = tokens(model_dir, load_format="dummy")
     assert tokens(model_dir, load_format="dummy") == first
     assert tokens(model_dir, load_format="dummy", seed=1) != first
+
+
+def test_dummy_matrices_are_as_vllm_makes_them_up_and_norms_leave_values_alone():
+    source, matrix, norm, bias = DummyWeights(), torch.empty(64, 128), torch.empty(64), torch.empty(64)
+    source.read("a.q_proj.weight", matrix.shape, matrix)
+    source.read("a.norm.weight", norm.shape, norm)
+    source.read("a.q_proj.bias", bias.shape, bias)
+    assert 0.99e-3 < matrix.abs().max() <= 1e-3
+    assert matrix.std() == pytest.approx(2e-3 / 12**0.5, rel=0.05)
+    assert abs(matrix.mean()) < 5e-5
+    assert norm.eq(1).all()
+    assert bias.eq(0).all()
